@@ -1,0 +1,90 @@
+"""Options that mean the same in every command, and how results are shown and written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the results to this JSON file.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps, ...")]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="float32 or float64; auto keeps the model's own.")]
+ThreadsOption = Annotated[int, typer.Option("--threads", help="CPU threads; 0 leaves PyTorch's choice.")]
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], quiet: bool = False) -> None:
+    """Print a table for people; numbers should come formatted."""
+    if quiet:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_edge=False)
+    for k, column in enumerate(columns):
+        table.add_column(column, justify="left" if k == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    Console().print(table)
+
+
+def write_json_option(path: Path | None, content: Any) -> None:
+    """Write `content` where `--json` asks; `-` prints it to standard output."""
+    if path is None:
+        return
+    if str(path) == "-":
+        typer.echo(json.dumps(content, indent=2))
+        return
+    from tdn.files import write_json
+
+    write_json(path, content)
+
+
+def choose_device(name: str) -> Any:
+    """A `torch.device` for `--device`.
+
+    Raises:
+        TDNError: If the device does not exist on this machine.
+    """
+    import torch
+
+    from tdn.errors import TDNError
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise TDNError(
+            f"--device {name} is not usable here ({str(error).splitlines()[0]}); try --device cpu."
+        ) from error
+    return device
+
+
+def choose_dtype(name: str) -> Any:
+    """A `torch.dtype` for `--dtype`, or None for `auto`.
+
+    Raises:
+        TDNError: If it is none of auto, float32, float64.
+    """
+    import torch
+
+    from tdn.errors import TDNError
+
+    known = {"auto": None, "float32": torch.float32, "float64": torch.float64}
+    if name not in known:
+        raise TDNError(f"--dtype must be one of {', '.join(known)}, got {name!r}.")
+    return known[name]
+
+
+def set_threads(threads: int) -> None:
+    """Limit PyTorch's CPU threads; 0 leaves its own choice."""
+    if threads > 0:
+        import torch
+
+        torch.set_num_threads(threads)
