@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -36,7 +36,7 @@ class Path(NamedTuple):
 class Irrep(NamedTuple):
     """An irreducible representation of O(3): degree `l` and parity `p` (+1 even, -1 odd)."""
 
-    l: int  # noqa: E741 - the field's standard name
+    l: int
     p: int
 
     def __str__(self) -> str:
@@ -102,7 +102,7 @@ def _real_basis(degree: int) -> NDArray[np.complex128]:
     return (-1j) ** degree * matrix
 
 
-@lru_cache(maxsize=None)
+@cache
 def wigner_3j(l1: int, l2: int, l3: int) -> Array:
     """Real Wigner 3j tensor of unit Frobenius norm, equal to `e3nn.o3.wigner_3j`.
 
@@ -128,9 +128,7 @@ def wigner_3j(l1: int, l2: int, l3: int) -> Array:
     return tensor
 
 
-def coupling_paths(
-    lmax_in1: int, lmax_in2: int, lmax_out: int, parity: PathParity = "natural"
-) -> tuple[Path, ...]:
+def coupling_paths(lmax_in1: int, lmax_in2: int, lmax_out: int, parity: PathParity = "natural") -> tuple[Path, ...]:
     """Every path between the degrees 0..lmax of two inputs and an output.
 
     Args:
