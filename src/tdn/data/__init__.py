@@ -1,0 +1,1 @@
+"""Readers, label keys, reference energies, splits, checks before training, and batches."""

@@ -1,0 +1,247 @@
+"""Files to labelled structures: everything ASE reads, ASE databases and rMD17's npz."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tdn.data.formats import PathLike, expand_paths, fingerprint, read_atoms
+from tdn.data.labels import (
+    QUANTITIES,
+    SEARCH_ORDER,
+    LabelKeys,
+    LabelReport,
+    LabelSource,
+    check_presence,
+    choose_source,
+    list_names,
+    parse_label,
+)
+from tdn.errors import DataError
+from tdn.structure import Scalar, Structure
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+# No crystal has lattice planes this far apart with one atom between them, so such a cell is a box around an atom.
+ISOLATED_BOX = 20.0
+
+
+@dataclass(frozen=True)
+class FrameSet:
+    """Labelled structures of one or several files.
+
+    Attributes:
+        structures: Frames without the isolated atoms.
+        isolated_atoms: Energy in eV by atomic number, from isolated-atom frames.
+        report: Which keys were read and how often they were there.
+        source: The files, for messages.
+        fingerprint: SHA-256 of the file, or of the list of the files' SHA-256; empty for frames in memory.
+        origins: `file:index` of each structure, the index counting all frames of its file from 0.
+    """
+
+    structures: tuple[Structure, ...]
+    isolated_atoms: Mapping[int, float]
+    report: LabelReport
+    source: str
+    fingerprint: str
+    origins: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.structures)
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers that occur in the structures, ascending."""
+        return tuple(sorted({int(z) for s in self.structures for z in np.unique(s.numbers)}))
+
+    def select(self, indices: Sequence[int]) -> FrameSet:
+        """The frames at `indices`, in that order; isolated atoms stay."""
+        return replace(
+            self,
+            structures=tuple(self.structures[k] for k in indices),
+            origins=tuple(self.origins[k] for k in indices),
+        )
+
+
+def read_frames(
+    paths: PathLike | Sequence[PathLike],
+    keys: LabelKeys | None = None,
+    *,
+    required: Collection[str] = ("energy", "forces"),
+    allow_partial: bool = False,
+) -> FrameSet:
+    """Read labelled frames from files; the keys are chosen once for all of them.
+
+    Args:
+        paths: One or several files or glob patterns.
+        keys: Names of the labels; searched for by default.
+        required: Quantities that must be there.
+        allow_partial: Accept frames without a label that others have. Stress that was searched for may always be
+            partial, and frames not periodic in all directions never have one.
+
+    Raises:
+        DataError: If a file is missing, empty or damaged, or labels are absent, NaN or of the wrong shape.
+    """
+    files = expand_paths(paths)
+    atoms: list[Atoms] = []
+    origins: list[str] = []
+    for file in files:
+        frames = read_atoms(file)
+        atoms += frames
+        origins += [f"{file.name}:{k}" for k in range(len(frames))]
+    source = ", ".join(str(file) for file in files)
+    frame_set = frames_from_atoms(
+        atoms, keys, required=required, allow_partial=allow_partial, origins=origins, source=source
+    )
+    return replace(frame_set, fingerprint=fingerprint(files))
+
+
+def frames_from_atoms(
+    frames: Sequence[Atoms],
+    keys: LabelKeys | None = None,
+    *,
+    required: Collection[str] = ("energy", "forces"),
+    allow_partial: bool = False,
+    origins: Sequence[str] | None = None,
+    source: str = "memory",
+) -> FrameSet:
+    """The same as `read_frames` for `ase.Atoms` in memory.
+
+    Forces are taken as they are stored, without applying the constraints of fixed atoms.
+
+    Raises:
+        DataError: If labels are absent, NaN or of the wrong shape, or a geometry is broken.
+    """
+    keys = keys or LabelKeys()
+    origins = origins or [f"frame {k}" for k in range(len(frames))]
+    if not frames:
+        raise DataError(f"{source} holds no frames.")
+    isolated = [k for k, atoms in enumerate(frames) if is_isolated_atom(atoms)]
+    ordinary = sorted(set(range(len(frames))) - set(isolated))
+    try:
+        sources = _choose_sources([frames[k] for k in ordinary], [frames[k] for k in isolated], keys)
+        structures = [_build(frames[k], sources, origins[k]) for k in ordinary]
+        names = [origins[k] for k in ordinary]
+        _check_labels(structures, names, sources, keys, required, allow_partial)
+        energies = _isolated_energies([frames[k] for k in isolated], [origins[k] for k in isolated], sources["energy"])
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from error
+    notes = _notes(sources)
+    report = LabelReport(**sources, num_isolated=len(isolated), notes=notes)
+    return FrameSet(tuple(structures), energies, report, source, "", tuple(names))
+
+
+def is_isolated_atom(atoms: Atoms) -> bool:
+    """Whether a frame is one atom alone, to be read as a reference energy.
+
+    It is, if it has one atom and says so (`config_type` IsolatedAtom or isolated_atom, whatever its cell), or is not
+    periodic, or its periodic box has lattice planes at least 20 Å apart. One-atom crystal cells are ordinary frames,
+    and so is an ion (`charge` or `total_charge` not zero) unless its `config_type` says otherwise.
+    """
+    if len(atoms) != 1:
+        return False
+    if _is_marked(atoms):
+        return True
+    if any(atoms.info.get(name, 0) for name in ("charge", "total_charge")):
+        return False
+    if not atoms.pbc.any():
+        return True
+    cell = atoms.cell.complete().array
+    heights = abs(np.linalg.det(cell)) / np.linalg.norm(np.cross(cell[[1, 2, 0]], cell[[2, 0, 1]]), axis=1)
+    return bool((heights[atoms.pbc] >= ISOLATED_BOX).all())
+
+
+def _is_marked(atoms: Atoms) -> bool:
+    """Whether the frame calls itself an isolated atom: MACE writes `IsolatedAtom`, BOTNet `isolated_atom`."""
+    return str(atoms.info.get("config_type", "")).lower().replace("_", "").replace("-", "") == "isolatedatom"
+
+
+def _choose_sources(ordinary: list[Atoms], isolated: list[Atoms], keys: LabelKeys) -> dict[str, LabelSource]:
+    """One key a quantity; a set of isolated atoms only has its energies judged by them."""
+    return {
+        "energy": choose_source(ordinary or isolated, "energy", keys.energy),
+        "forces": choose_source(ordinary, "forces", keys.forces),
+        "stress": choose_source([atoms for atoms in ordinary if atoms.pbc.all()], "stress", keys.stress),
+    }
+
+
+def _build(atoms: Atoms, sources: Mapping[str, LabelSource], origin: str) -> Structure:
+    """A labelled structure; every complaint names the frame."""
+    try:
+        labels: dict[str, Any] = {
+            quantity: parse_label(atoms, quantity, source.key)
+            for quantity, source in sources.items()
+            if source.key is not None and (quantity != "stress" or atoms.pbc.all())
+        }
+        return Structure.from_ase(atoms, **labels, info=_scalars(atoms, sources))
+    except DataError as error:
+        raise DataError(f"Frame {origin}: {error}") from error
+
+
+def _scalars(atoms: Atoms, sources: Mapping[str, LabelSource]) -> dict[str, Scalar]:
+    """Scalars of a frame that are not labels."""
+    labels = {name for names in SEARCH_ORDER.values() for name in names} | {s.key for s in sources.values()}
+    scalars = {}
+    for name, value in atoms.info.items():
+        plain = value.item() if isinstance(value, np.generic) else value
+        if isinstance(plain, str | int | float | bool) and name not in labels:
+            scalars[name] = plain
+    return scalars
+
+
+def _check_labels(
+    structures: Sequence[Structure],
+    names: Sequence[str],
+    sources: Mapping[str, LabelSource],
+    keys: LabelKeys,
+    required: Collection[str],
+    allow_partial: bool,
+) -> None:
+    """Refuse labels that are NaN, or absent though asked for."""
+    for quantity in QUANTITIES:
+        source = sources[quantity]
+        missing, broken = [], []
+        for structure, name in zip(structures, names, strict=True):
+            value = getattr(structure, quantity)
+            if value is None and (quantity != "stress" or structure.volume is not None):
+                missing.append(name)
+            elif value is not None and not np.isfinite(value).all():
+                broken.append(name)
+        if broken:
+            raise DataError(
+                f"`{source.key}` is NaN or infinite in {len(broken)} frames: {list_names(broken)}. Remove these frames "
+                "(an absent label must be left out, not written as NaN)."
+            )
+        if structures:
+            check_presence(source, quantity, missing, getattr(keys, quantity), quantity in required, allow_partial)
+
+
+def _isolated_energies(frames: Sequence[Atoms], names: Sequence[str], source: LabelSource) -> dict[int, float]:
+    """Energy of each isolated element; a frame marked by its `config_type` goes before one that only looks isolated."""
+    if source.key is None:
+        return {}
+    found: dict[int, tuple[bool, float, str]] = {}
+    for atoms, name in zip(frames, names, strict=True):
+        energy = parse_label(atoms, "energy", source.key)
+        if energy is None or not np.isfinite(energy):
+            raise DataError(f"Frame {name} is an isolated atom without a usable `{source.key}`: add it or remove it.")
+        number, marked = int(atoms.numbers[0]), _is_marked(atoms)
+        earlier = found.get(number)
+        if earlier and earlier[0] == marked and abs(earlier[1] - energy) > 1e-3:
+            raise DataError(
+                f"Frames {earlier[2]} and {name} are the same isolated atom {atoms.get_chemical_formula()} with "
+                f"energies {earlier[1]:.6f} and {energy:.6f} eV. Keep the reference state only."
+            )
+        if earlier is None or (marked and not earlier[0]):
+            found[number] = (marked, energy, name)
+    return {number: energy for number, (_, energy, _) in sorted(found.items())}
+
+
+def _notes(sources: Mapping[str, LabelSource]) -> tuple[str, ...]:
+    """Keys that were there and not read."""
+    unused = [name for source in sources.values() if source.key is not None for name in source.unused]
+    return (f"not used: {', '.join(f'`{name}`' for name in unused)}",) if unused else ()
