@@ -1,0 +1,1 @@
+"""The `tdn` command line; nothing here computes."""

@@ -1,0 +1,210 @@
+"""`TDN`: the flagship network, an O(3)-equivariant, body-ordered message-passing network in rank space.
+
+Read top to bottom: `TDNConfig`, `NodeProducts`, `Gate`, `Interaction`, `TDN`. The network maps edge vectors and
+elements to one energy an atom, in units of its output scale; `tdn.models.potential` makes total energies, forces and
+stress of it. Everything vanishes for an atom without neighbours, so that a lone atom has exactly its reference energy.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from tdn.config import StrictConfig
+from tdn.nn.harmonics import degrees, spherical_harmonics
+from tdn.nn.linear import DegreeLinear
+from tdn.nn.radial import MLP, BesselBasis
+from tdn.nn.tensor_product import CPConvolution, CPTensorProduct
+
+
+class TDNConfig(StrictConfig):
+    """Shape of a `TDN`.
+
+    Attributes:
+        lmax: Highest degree of features and filters.
+        num_channels: Channels of every degree.
+        num_layers: Message-passing layers.
+        product_order: Highest power of the messages in an atom's update; body order is `product_order + 1` a layer.
+        r_max: Cutoff, Å.
+        num_radial_basis: Bessel functions.
+        radial_hidden: Widths of the hidden layers of the radial networks.
+        avg_num_neighbors: Scale of the sums over neighbours; training sets it from its data.
+        parity: `natural` keeps mirror symmetry, O(3); `all` adds the odd paths, SO(3) only.
+        shared_linear: One channel matrix for all degrees, as in the paper, instead of one a degree.
+        products: `cp` for factors, `exact` for the dense twin (same parameters, same function, slower).
+    """
+
+    lmax: int = Field(2, ge=1, le=6)
+    num_channels: int = Field(64, ge=1)
+    num_layers: int = Field(2, ge=1)
+    product_order: int = Field(3, ge=1, le=6)
+    r_max: float = Field(5.0, gt=0)
+    num_radial_basis: int = Field(8, ge=1)
+    radial_hidden: tuple[int, ...] = (64, 64)
+    avg_num_neighbors: float = Field(16.0, gt=0)
+    parity: Literal["natural", "all"] = "natural"
+    shared_linear: bool = False
+    products: Literal["cp", "exact"] = "cp"
+
+
+class NodeProducts(nn.Module):
+    """Polynomials of an atom's messages, `sum_k c_k m^k`, by repeated products `m^(k+1) = m^k x m`.
+
+    The weights `c_k` depend on element, degree and channel. These are the body-ordered invariants and equivariants of
+    ACE and MACE (2206.07697, eq. 10) at the cost of small matrix products.
+
+    Args:
+        config: Network shape.
+        lmax_out: Highest degree of the result.
+        num_elements: Elements that have their own weights.
+    """
+
+    component_degree: Tensor
+
+    def __init__(self, config: TDNConfig, lmax_out: int, num_elements: int) -> None:
+        super().__init__()
+        exact, order = config.products == "exact", config.product_order
+        # Only the highest power can stop at lmax_out; the lower ones are factors of the next.
+        self.products = nn.ModuleList(
+            CPTensorProduct(config.lmax, config.lmax, lmax_out if k == order else config.lmax, config.parity, exact)
+            for k in range(2, order + 1)
+        )
+        self.weight = nn.Parameter(torch.randn(order, num_elements, lmax_out + 1, config.num_channels))
+        self.register_buffer("component_degree", degrees(lmax_out), persistent=False)
+
+    def forward(self, message: Tensor, species: Tensor) -> Tensor:
+        """Polynomial of `message [d, N, U]` up to `lmax_out`, `[d_out, N, U]`."""
+        num_components = len(self.component_degree)
+        # [order, d_out, N, U]
+        weight = self.weight[:, species].transpose(1, 2)[:, self.component_degree]
+        power, result = message, weight[0] * message[:num_components]
+        for k, product in enumerate(self.products, start=1):
+            power = product(power, message)
+            # Powers are not normalised: start each a good deal smaller than the one before.
+            result = result + weight[k] * power[:num_components] * 0.5**k
+        return result
+
+
+class Gate(nn.Module):
+    """Scales every degree by a function of the atom's invariants and adds an invariant to the scalars.
+
+    The invariants are the scalars and the squared norms of the other degrees; all vanish without neighbours.
+
+    Args:
+        lmax: Highest degree.
+        num_channels: Channels.
+    """
+
+    component_degree: Tensor
+
+    def __init__(self, lmax: int, num_channels: int) -> None:
+        super().__init__()
+        self.lmax = lmax
+        self.mlp = MLP([(lmax + 1) * num_channels, num_channels, (lmax + 2) * num_channels])
+        self.register_buffer("component_degree", degrees(lmax), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate `[d, N, U]`."""
+        norms = [x[l * l : (l + 1) ** 2].square().mean(0) for l in range(1, self.lmax + 1)]
+        # sqrt(1 + v) - 1 is smooth at zero, zero there, and grows as the norm itself does.
+        invariants = torch.cat([x[0], *((1.0 + norm).sqrt() - 1.0 for norm in norms)], dim=-1)
+        gates = self.mlp(invariants).view(x.shape[1], self.lmax + 2, x.shape[2]).transpose(0, 1)
+        gated = x * (1.0 + gates[self.component_degree])
+        return torch.cat([gated[:1] + gates[-1:], gated[1:]])
+
+
+class Edges(NamedTuple):
+    """What every layer needs of the edges, computed once.
+
+    Attributes:
+        harmonics: `[(lmax + 1)², E]`.
+        basis: Radial basis under its envelope `[E, num_radial_basis]`.
+        senders: int64 `[E]`.
+        receivers: int64 `[E]`, ascending.
+    """
+
+    harmonics: Tensor
+    basis: Tensor
+    senders: Tensor
+    receivers: Tensor
+
+
+class Interaction(nn.Module):
+    """One layer: convolution, polynomial of the messages, residual, gate.
+
+    Args:
+        config: Network shape.
+        lmax_in: Highest degree of the incoming features.
+        lmax_out: Highest degree that the layer hands on.
+        num_elements: Elements that have their own weights.
+    """
+
+    def __init__(self, config: TDNConfig, lmax_in: int, lmax_out: int, num_elements: int) -> None:
+        super().__init__()
+        channels, lmax = config.num_channels, config.lmax
+        self.message_scale = config.avg_num_neighbors**-0.5
+        self.linear_in = DegreeLinear(lmax_in, channels, channels, config.shared_linear)
+        self.radial = MLP([config.num_radial_basis, *config.radial_hidden, (lmax + 1) * channels])
+        self.convolution = CPConvolution(lmax_in, lmax, lmax, config.parity, config.products == "exact")
+        self.linear_message = DegreeLinear(lmax, channels, channels, config.shared_linear)
+        self.products = NodeProducts(config, lmax_out, num_elements)
+        self.linear_out = DegreeLinear(lmax_out, channels, channels, config.shared_linear)
+        # The first layer's input does not vanish for an atom without neighbours, so it has no residual.
+        self.linear_skip = DegreeLinear(lmax_out, channels, channels, config.shared_linear) if lmax_in else None
+        self.gate = Gate(lmax_out, channels)
+
+    def forward(self, x: Tensor, edges: Edges, species: Tensor) -> Tensor:
+        """New features `[(lmax_out + 1)², N, U]` from `x [(lmax_in + 1)², N, U]`."""
+        weights = self.radial(edges.basis).view(edges.senders.shape[0], -1, x.shape[2])
+        summed = self.convolution(self.linear_in(x), edges.harmonics, weights, edges.senders, edges.receivers)
+        message = self.linear_message(summed * self.message_scale)
+        update = self.linear_out(self.products(message, species))
+        if self.linear_skip is not None:
+            update = update + self.linear_skip(x[: update.shape[0]])
+        return self.gate(update)
+
+
+class TDN(nn.Module):
+    """Tensor Decomposition Network: energies of atoms from edge vectors and elements.
+
+    Args:
+        config: Network shape.
+        num_elements: Number of elements it knows.
+    """
+
+    def __init__(self, config: TDNConfig, num_elements: int) -> None:
+        super().__init__()
+        self.config = config
+        channels, last = config.num_channels, config.num_layers - 1
+        self.embedding = nn.Parameter(torch.randn(num_elements, channels))
+        self.basis = BesselBasis(config.r_max, config.num_radial_basis)
+        # Elements enter as scalars and only scalars are read out: the outer layers use rectangular products.
+        self.layers = nn.ModuleList(
+            Interaction(config, config.lmax if k else 0, config.lmax if k < last else 0, num_elements)
+            for k in range(config.num_layers)
+        )
+        self.readouts = nn.ModuleList(
+            MLP([channels, 1]) if k < last else MLP([channels, channels // 2, 1]) for k in range(config.num_layers)
+        )
+
+    def forward(self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
+        """Energy of every atom in units of the potential's scale, `[N]`; zero for an atom without neighbours.
+
+        Args:
+            vectors: From receiver to sender, Å, `[E, 3]`.
+            species: Element index, int64 `[N]`.
+            senders: int64 `[E]`.
+            receivers: int64 `[E]`, ascending.
+        """
+        distance = vectors.square().sum(-1).sqrt()
+        harmonics = spherical_harmonics(vectors / distance[:, None], self.config.lmax)
+        edges = Edges(harmonics, self.basis(distance), senders, receivers)
+        x = self.embedding[species][None]
+        energy = vectors.new_zeros(species.shape[0])
+        for layer, readout in zip(self.layers, self.readouts, strict=True):
+            x = layer(x, edges, species)
+            energy = energy + readout(x[0]).squeeze(-1)
+        return energy

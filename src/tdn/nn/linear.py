@@ -1,0 +1,34 @@
+"""Equivariant linear maps over channels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tdn.nn.harmonics import degrees
+
+
+class DegreeLinear(nn.Module):
+    """Mixes channels, one matrix per degree, or one for all degrees (the paper's path-shared linear, 2507.01131 §3.3).
+
+    Weights are of unit variance and scaled by `1/sqrt(in_channels)` in the forward pass.
+
+    Args:
+        lmax: Highest degree.
+        in_channels: Channels in.
+        out_channels: Channels out.
+        shared: One matrix for every degree.
+    """
+
+    component_degree: Tensor
+
+    def __init__(self, lmax: int, in_channels: int, out_channels: int, shared: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1 if shared else lmax + 1, in_channels, out_channels))
+        component_degree = torch.zeros((lmax + 1) ** 2, dtype=torch.int64) if shared else degrees(lmax)
+        self.register_buffer("component_degree", component_degree, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[d, N, in_channels]` to `[d, N, out_channels]`."""
+        weight = self.weight * self.weight.shape[1] ** -0.5
+        return torch.bmm(x, weight[self.component_degree])

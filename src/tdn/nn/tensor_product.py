@@ -1,0 +1,160 @@
+"""Clebsch-Gordan tensor products through exact low-rank factors, and their dense twins.
+
+Every layer computes an equivariant bilinear map `z_k = sum_ij M_ijk x_i y_j` from a shipped factor table,
+`M_ijk = sum_r A_ir B_jr C_kr`. With `exact=True` the same layer, with the same arguments and the same (empty) state
+dict, contracts the dense tensor `M` of the table's path weights instead: the reference for tests and benchmarks.
+
+Features are `[(lmax + 1)², atoms, channels]`, degree by degree, in e3nn's basis and order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tdn.cp.tables import FactorTable, load_table
+from tdn.nn.harmonics import degrees
+from tdn.nn.kernels import aggregate
+
+
+class Factors(nn.Module):
+    """The arrays of a factor table as buffers that keep their float64 digits through changes of dtype.
+
+    They are not in the state dict: a model file stores the tables themselves, once, in float64.
+    The output factor is scaled by `sqrt(2 l3 + 1)`, so that component-normalised inputs give outputs of order one.
+
+    Args:
+        table: Factors and the path weights that they stand for.
+        dense: Also hold the dense tensor.
+
+    Attributes:
+        in1: `[R, (lmax_in1 + 1)²]`.
+        in2: `[(lmax_in2 + 1)², R]`.
+        out: `[(lmax_out + 1)², R]`.
+        coupling: The dense tensor `[d1, d2, d3]`, only if `dense`.
+    """
+
+    in1: Tensor
+    in2: Tensor
+    out: Tensor
+    coupling: Tensor
+
+    def __init__(self, table: FactorTable, dense: bool = False) -> None:
+        super().__init__()
+        self.dense = dense
+        self.set_table(table)
+
+    def set_table(self, table: FactorTable) -> None:
+        """Compute with `table` from now on; it may have another rank, but must have the same degrees."""
+        self.table = table
+        scale = np.sqrt(2.0 * degrees(table.lmax_out).numpy() + 1.0)
+        self._float64 = {"in1": table.in1.T.copy(), "in2": table.in2, "out": table.out * scale[:, None]}
+        if self.dense:
+            self._float64["coupling"] = table.coupling() * scale
+        for name, value in self._float64.items():
+            self.register_buffer(name, torch.tensor(value, dtype=torch.get_default_dtype()), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        super()._apply(fn, recurse)
+        for name, value in self._float64.items():
+            buffer = getattr(self, name)
+            setattr(self, name, torch.tensor(value, dtype=buffer.dtype, device=buffer.device))
+        return self
+
+
+class CPTensorProduct(nn.Module):
+    """Pairwise product of two feature tensors, channel by channel: `z = C[(A^T x) * (B^T y)]`.
+
+    Costs `R (d1 + d2 + d3)` multiply-adds a channel where the dense product costs `d1 d2 d3` (2507.01131, section 3).
+
+    Args:
+        lmax_in1: Highest degree of the first input.
+        lmax_in2: Highest degree of the second input.
+        lmax_out: Highest degree of the output.
+        parity: `natural` for parity `(-1)^l` features, O(3); `all` to keep every path, SO(3) only.
+        exact: Contract the dense tensor instead of the factors.
+        table: Factor table to use instead of the shipped one.
+    """
+
+    def __init__(
+        self,
+        lmax_in1: int,
+        lmax_in2: int,
+        lmax_out: int,
+        parity: str = "natural",
+        exact: bool = False,
+        table: FactorTable | None = None,
+    ) -> None:
+        super().__init__()
+        self.exact = exact
+        self.factors = Factors(table or load_table(lmax_in1, lmax_in2, lmax_out, parity), dense=exact)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Product of `x [d1, N, U]` and `y [d2, N, U]`, `[d3, N, U]`."""
+        if self.exact:
+            return torch.einsum("inu,jnu,ijk->knu", x, y, self.factors.coupling)
+        ranks = (self.factors.in1 @ x.flatten(1)) * (self.factors.in2.T @ y.flatten(1))
+        return (self.factors.out @ ranks).view(-1, *x.shape[1:])
+
+
+class CPConvolution(nn.Module):
+    """Message passing with the tensor product projected on the nodes.
+
+    `out_n = sum_{e -> n} M(x_sender(e), Y(e); w(e))` with radial weights per filter degree. Projections on the factors
+    happen once a node; only `R` multiply-adds an edge and channel remain, where the dense form needs `d1 d3`.
+
+    Args:
+        lmax_in: Highest degree of the features.
+        lmax_filter: Highest degree of the spherical harmonics.
+        lmax_out: Highest degree of the output.
+        parity: `natural` or `all`.
+        exact: Use the dense tensor, contracted with the harmonics first.
+        table: Factor table to use instead of the shipped one.
+    """
+
+    degree_mask: Tensor
+
+    def __init__(
+        self,
+        lmax_in: int,
+        lmax_filter: int,
+        lmax_out: int,
+        parity: str = "natural",
+        exact: bool = False,
+        table: FactorTable | None = None,
+    ) -> None:
+        super().__init__()
+        self.exact = exact
+        self.factors = Factors(table or load_table(lmax_in, lmax_filter, lmax_out, parity), dense=exact)
+        mask = nn.functional.one_hot(degrees(lmax_filter), lmax_filter + 1)
+        self.register_buffer("degree_mask", mask.to(torch.get_default_dtype()), persistent=False)
+
+    def forward(self, x: Tensor, harmonics: Tensor, weights: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
+        """Messages summed at their receivers.
+
+        Args:
+            x: Features `[d1, N, U]`.
+            harmonics: `[d2, E]`.
+            weights: Radial weights per filter degree `[E, lmax_filter + 1, U]`.
+            senders: int64 `[E]`.
+            receivers: int64 `[E]`, ascending.
+
+        Returns:
+            `[d3, N, U]`.
+        """
+        # One column of harmonics a degree, the other degrees zero: [E, d2, lmax + 1].
+        by_degree = harmonics.T[:, :, None] * self.degree_mask
+        if self.exact:
+            return self._dense(x, by_degree, weights, senders, receivers)
+        node_factors = torch.matmul(self.factors.in1, x.transpose(0, 1))
+        edge_factors = torch.matmul(self.factors.in2.T, by_degree)
+        summed = aggregate(node_factors, edge_factors, weights, senders, receivers)
+        return torch.matmul(self.factors.out, summed).transpose(0, 1)
+
+    def _dense(self, x: Tensor, by_degree: Tensor, weights: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
+        kernels = torch.einsum("ejl,ijk->elki", by_degree, self.factors.coupling)
+        messages = torch.einsum("elki,elu,eiu->eku", kernels, weights, x.transpose(0, 1)[senders])
+        return messages.new_zeros(x.shape[1], *messages.shape[1:]).index_add(0, receivers, messages).transpose(0, 1)
