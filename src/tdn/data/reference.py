@@ -104,6 +104,14 @@ def force_rms(structures: Sequence[Structure]) -> float | None:
     return float(np.sqrt(np.concatenate(squares).mean())) if squares else None
 
 
+def composition_groups(structures: Sequence[Structure]) -> list[list[Structure]]:
+    """Structures of equal composition together."""
+    groups: dict[bytes, list[Structure]] = {}
+    for structure in structures:
+        groups.setdefault(np.sort(structure.numbers).tobytes(), []).append(structure)
+    return list(groups.values())
+
+
 def _composition(numbers: NDArray[np.int64], elements: Sequence[int]) -> NDArray[np.float64]:
     """Atoms of each element."""
     return np.bincount(np.searchsorted(elements, numbers), minlength=len(elements)).astype(np.float64)
