@@ -13,6 +13,7 @@ from typer.main import get_command
 
 # name -> (module, one line of help); `tdn --help` must not import a module, since most of them import torch.
 COMMANDS = {
+    "data": ("tdn.cli.data", "Look at data files before training on them: check."),
     "cp": ("tdn.cli.cp", "Exact and low-rank factors of Clebsch-Gordan couplings: show, solve, verify, plot."),
 }
 
