@@ -2,39 +2,56 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
-from typing import Any
+from typing import Annotated, Any
 
-import click
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
+
+from tdn.errors import TDNError
+from tdn.version import __version__
 
 # name -> (module, one line of help); `tdn --help` must not import a module, since most of them import torch.
 COMMANDS = {
-    "data": ("tdn.cli.data", "Look at data files before training on them: check."),
     "cp": ("tdn.cli.cp", "Exact and low-rank factors of Clebsch-Gordan couplings: show, solve, verify, plot."),
 }
 
 
 class LazyGroup(TyperGroup):
-    """A command group that imports a sub-command's module when the sub-command is used."""
+    """A command group that imports a sub-command's module only when the sub-command runs.
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    Typer lists commands with `get_command` and runs them with `resolve_command`: the first returns a stub with the
+    help line, the second the real command.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
         """All names, in the order of `COMMANDS`."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> Any:
-        """Import and return one sub-command; a stub with its help line while help is being listed."""
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """What help needs to know of one command, or None if there is no such command."""
         if cmd_name not in COMMANDS:
             return None
-        module, summary = COMMANDS[cmd_name]
-        if ctx.resilient_parsing or (ctx.command_path == "tdn" and sys.argv[1:2] in ([], ["--help"])):
-            return click.Command(cmd_name, help=summary, short_help=summary)
-        command = get_command(importlib.import_module(module).app)
-        command.name = cmd_name
-        return command
+        summary = COMMANDS[cmd_name][1]
+        return TyperCommand(cmd_name, help=summary, short_help=summary)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Import the command named by the first argument.
+
+        Raises:
+            TDNError: If there is none; names the nearest one.
+        """
+        name, *rest = args
+        if name not in COMMANDS:
+            close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(COMMANDS)}."
+            raise TDNError(f"unknown command {name!r}; {hint}")
+        command = get_command(importlib.import_module(COMMANDS[name][0]).app)
+        command.name = name
+        return name, command, rest
 
 
 app = typer.Typer(
@@ -47,15 +64,23 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tdn {__version__}")
+        raise typer.Exit()
+
+
 @app.callback()
-def _main() -> None:
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Train, evaluate and run machine-learning interatomic potentials."""
 
 
 def main() -> None:
     """Entry point: errors that a user can act on are one line on standard error and exit code 2."""
-    from tdn.errors import TDNError
-
     try:
         app()
     except TDNError as error:
