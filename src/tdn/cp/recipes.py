@@ -17,15 +17,15 @@ from tdn.cp.solvers import (
     CouplingProblem,
     CPSolution,
     LevenbergMarquardt,
+    SphereCubature,
     SphereQuadrature,
     free_ansatz,
     solution_from_factors,
-    tied_ansatz,
 )
 from tdn.cp.tables import FactorTable, Shape
 from tdn.errors import FactorTableError
 
-Method = Literal["lm", "quadrature"]
+Method = Literal["lm", "cubature", "quadrature"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,10 @@ class Recipe:
         shape: Largest degrees `(in1, in2, out)`.
         parity: "natural" or "all".
         rank: Number of terms; ignored by "quadrature".
-        method: "lm" (Levenberg-Marquardt) or "quadrature" (sphere).
+        method: "lm" (Levenberg-Marquardt), "cubature" (sphere, points searched) or "quadrature" (sphere, Lebedev).
         unit_weights: Whether every path weight must be one; otherwise they may move.
         seed: Seed of the random start.
+        antipodal: For "cubature", search points in pairs `x, -x`.
     """
 
     shape: Shape
@@ -47,6 +48,7 @@ class Recipe:
     method: Method = "lm"
     unit_weights: bool = False
     seed: int = 0
+    antipodal: bool = False
 
 
 def solve_recipe(recipe: Recipe) -> FactorTable:
@@ -55,6 +57,8 @@ def solve_recipe(recipe: Recipe) -> FactorTable:
     problem = CouplingProblem(recipe.shape, recipe.parity)
     if recipe.method == "quadrature":
         solution = SphereQuadrature().solve(problem)
+    elif recipe.method == "cubature":
+        solution = SphereCubature(antipodal=recipe.antipodal).solve(problem, recipe.rank, recipe.seed)
     else:
         solution = _levenberg_marquardt(problem, recipe)
     if not recipe.unit_weights:
@@ -80,6 +84,8 @@ def describe(recipe: Recipe) -> str:
     """The method of a recipe in words."""
     if recipe.method == "quadrature":
         return "Lebedev quadrature"
+    if recipe.method == "cubature":
+        return "searched sphere cubature" + (", antipodal" if recipe.antipodal else "")
     return "Levenberg-Marquardt, " + ("unit weights" if recipe.unit_weights else "free weights")
 
 
@@ -106,9 +112,7 @@ def _levenberg_marquardt(problem: CouplingProblem, recipe: Recipe) -> CPSolution
 
 def _ansatz(problem: CouplingProblem, recipe: Recipe) -> Ansatz:
     tied = tied_roles(recipe.shape, recipe.parity)
-    if tied:
-        return tied_ansatz(problem.dimensions, recipe.rank, tied)
-    return free_ansatz(problem.dimensions, recipe.rank)
+    return free_ansatz(problem.dimensions, recipe.rank, tied)
 
 
 def _in_nearest_gauge(problem: CouplingProblem, solution: CPSolution) -> CPSolution:

@@ -1,6 +1,7 @@
 """Solvers for CP factors of coupling tensors, one file each."""
 
-from tdn.cp.solvers.ansatz import Ansatz, free_ansatz, tied_ansatz
+from tdn.cp.solvers.ansatz import Ansatz, cyclic_ansatz, free_ansatz, nested_ansatz, orbit_ansatz
+from tdn.cp.solvers.cubature import SphereCubature
 from tdn.cp.solvers.levenberg_marquardt import LevenbergMarquardt
 from tdn.cp.solvers.problem import CouplingProblem, CPSolution, solution_from_factors
 from tdn.cp.solvers.quadrature import SphereQuadrature
@@ -10,8 +11,11 @@ __all__ = [
     "CPSolution",
     "CouplingProblem",
     "LevenbergMarquardt",
+    "SphereCubature",
     "SphereQuadrature",
+    "cyclic_ansatz",
     "free_ansatz",
+    "nested_ansatz",
+    "orbit_ansatz",
     "solution_from_factors",
-    "tied_ansatz",
 ]

@@ -15,7 +15,7 @@ from scipy import linalg
 
 from tdn.cp.couplings import Array
 from tdn.cp.decomposition import Factors
-from tdn.cp.solvers.ansatz import Ansatz, Representative
+from tdn.cp.solvers.ansatz import Ansatz
 from tdn.cp.solvers.problem import CouplingProblem, CPSolution, solution_from_factors, tensor_gradients
 
 
@@ -130,33 +130,33 @@ def normal_equations(
     problem: CouplingProblem, ansatz: Ansatz, factors: Factors, off_subspace: Array, weight_error: Array, mu: float
 ) -> tuple[Array, Array]:
     """Gauss-Newton matrix and gradient (halved) of the objective in `theta`, without the proximal term."""
-    expansion = ansatz.expansion
+    columns = Factors(*(matrix[:, ansatz.columns] for matrix in factors.matrices))
+    gradients = tensor_gradients(off_subspace, columns.matrices)
+    path_gradients = problem.path_gradients(columns)
     matrix = np.zeros((ansatz.unknowns, ansatz.unknowns))
-    for representative in ansatz.representatives:
-        rows = _gram_rows(factors, representative)
-        folded = (expansion.T @ rows.T).T
-        scale = np.tile(representative.multiplicity, factors.matrices[representative.role].shape[0])
-        matrix += expansion[ansatz.row_indices(representative)].T @ (scale[:, None] * folded)
-    count = len(problem.paths)
-    path_rows = np.concatenate([g.reshape(count, -1) for g in problem.path_gradients(factors)], axis=1) @ expansion
+    gradient = np.zeros(ansatz.unknowns)
+    path_rows = np.zeros((len(problem.paths), ansatz.unknowns))
+    for role in range(3):
+        if ansatz.role_multiplicity[role]:
+            rows = _gram_rows(factors, columns, role)
+            matrix += ansatz.fold(role, (ansatz.expansion.T @ rows.T).T)
+            gradient += ansatz.fold(role, gradients[role])[:, 0]
+            path_rows += ansatz.fold(role, np.moveaxis(path_gradients[role], 0, -1)).T
     matrix -= (1.0 - mu**2) * (path_rows.T @ path_rows)
-    gradients = tensor_gradients(off_subspace, factors.matrices)
-    stacked = np.concatenate([gradient.ravel() for gradient in gradients])
-    return matrix, expansion.T @ stacked + mu**2 * (path_rows.T @ weight_error)
+    return matrix, gradient + mu**2 * (path_rows.T @ weight_error)
 
 
-def _gram_rows(factors: Factors, representative: Representative) -> Array:
+def _gram_rows(factors: Factors, columns: Factors, role: int) -> Array:
     """Rows of `J^T J` (over all entries of the stacked factors) for the representative columns of one role."""
-    matrices, role, columns = factors.matrices, representative.role, representative.columns
-    grams = [matrix.T @ matrix for matrix in matrices]
-    own, rank = matrices[role], factors.rank
+    grams = [reduced.T @ full for reduced, full in zip(columns.matrices, factors.matrices, strict=True)]
+    own = factors.matrices[role]
     blocks = []
-    for other, matrix in enumerate(matrices):
+    for other, matrix in enumerate(factors.matrices):
         if other == role:
             first, second = (gram for n, gram in enumerate(grams) if n != role)
-            block = np.einsum("ij,rs->irjs", np.eye(own.shape[0]), (first * second)[columns])
+            block = np.einsum("ij,rs->irjs", np.eye(own.shape[0]), first * second)
         else:
-            third = grams[3 - role - other][columns]
-            block = own[:, None, None, :] * matrix[:, columns].T[None, :, :, None] * third[None, :, None, :]
-        blocks.append(block.reshape(own.shape[0] * len(columns), matrix.shape[0] * rank))
+            reduced, third = columns.matrices[other], grams[3 - role - other]
+            block = own[:, None, None, :] * reduced.T[None, :, :, None] * third[None, :, None, :]
+        blocks.append(block.reshape(own.shape[0] * columns.rank, matrix.size))
     return np.concatenate(blocks, axis=1)

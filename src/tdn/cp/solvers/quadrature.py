@@ -47,23 +47,27 @@ def lebedev_rule(degree: int) -> tuple[Array, Array]:
     return points.T.copy(), weights / weights.sum()
 
 
-def _symmetric_terms(degrees: tuple[int, int, int], total: int) -> Factors:
-    points, weights = lebedev_rule(total)
+def factors_at_points(degrees: tuple[int, int, int], points: Array, weights: Array) -> Factors:
+    """One term a point: its harmonics in each role, with the cube root of its weight."""
     root = np.cbrt(weights)
     return Factors(*(spherical_harmonics(degree, points).T * root for degree in degrees))
 
 
+def _symmetric_terms(degrees: tuple[int, int, int], total: int) -> Factors:
+    return factors_at_points(degrees, *lebedev_rule(total))
+
+
 def _antisymmetric_terms(degrees: tuple[int, int, int], total: int) -> Factors:
     points, weights = lebedev_rule(total)
-    first, second = _tangents(points)
-    derivatives = [[_rotational_derivative(degree, points, axis) for axis in (first, second)] for degree in degrees[:2]]
+    first, second = tangents(points)
+    derivatives = [[rotational_derivative(degree, points, axis) for axis in (first, second)] for degree in degrees[:2]]
     in1 = np.concatenate(derivatives[0], axis=1)
     in2 = np.concatenate([derivatives[1][1], -derivatives[1][0]], axis=1)
     out = np.tile(spherical_harmonics(degrees[2], points).T * weights, 2)
     return Factors(in1, in2, out)
 
 
-def _tangents(points: Array) -> tuple[Array, Array]:
+def tangents(points: Array) -> tuple[Array, Array]:
     """Two unit vectors a point, orthogonal to it and to each other."""
     helper = np.eye(3)[np.argmin(np.abs(points), axis=1)]
     first = np.cross(points, helper)
@@ -71,7 +75,7 @@ def _tangents(points: Array) -> tuple[Array, Array]:
     return first, np.cross(points, first)
 
 
-def _rotational_derivative(lmax: int, points: Array, axes: Array) -> Array:
+def rotational_derivative(lmax: int, points: Array, axes: Array) -> Array:
     """`d/dt Y(exp(t axis x) point)` at t = 0, `[(lmax + 1)^2, n]`: a tangential derivative, without coordinates."""
     harmonics = spherical_harmonics(lmax, points)
     result = np.zeros_like(harmonics)
