@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tdn.data.labels import list_names
+from tdn.data.labels import PLURAL, QUANTITIES, list_names
 from tdn.data.reading import FrameSet
 from tdn.data.reference import ReferenceEnergies, composition_groups, force_rms
 from tdn.errors import DataError
@@ -65,7 +65,7 @@ def check_frames(
         Findings, errors first; empty if all is well.
     """
     sets = {name: part for name, part in (("train", train), ("valid", valid), ("test", test)) if part is not None}
-    findings = _labels(train) + _elements(sets) + _duplicates(sets)
+    findings = _labels(train) + _keys(sets) + _elements(sets) + _duplicates(sets)
     for name, frames in sets.items():
         for check in (_force_size, _extreme_forces, _net_forces, _stiffness, _stress):
             findings += check(name, frames)
@@ -120,6 +120,17 @@ def _labels(train: FrameSet) -> list[Finding]:
         findings.append(Finding("error", "labels", "No training frame has an energy: name the key that holds it."))
     if all(s.forces is None for s in train.structures):
         findings += _warn("labels", "No training frame has forces: name their key; energies alone teach far less.")
+    return findings
+
+
+def _keys(sets: dict[str, FrameSet]) -> list[Finding]:
+    """Sets whose labels come from different keys may be of different levels of theory."""
+    findings = []
+    for quantity in QUANTITIES:
+        keys = {name: getattr(frames.report, quantity).key for name, frames in sets.items()}
+        if len({key for key in keys.values() if key is not None}) > 1:
+            listed = ", ".join(f"`{key}` in {name}" for name, key in keys.items())
+            findings += _warn("keys", f"The key of the {PLURAL[quantity]} differs: {listed}. Name the one to read.")
     return findings
 
 
