@@ -1,0 +1,229 @@
+"""`evaluate`: a potential against labelled structures, in batches of bounded size."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tdn.data.dataset import EdgeBudgetSampler, GraphDataset
+from tdn.errors import DataError
+from tdn.evaluation.metrics import Errors, ErrorTable, measure_errors
+from tdn.graph import Prediction
+from tdn.models.potential import Potential
+from tdn.structure import Structure
+from tdn.units import MEV_PER_EV
+
+# A few hundred MB for a network of 64 channels; larger batches are no faster.
+MAX_EDGES = 16384
+
+
+@dataclass(frozen=True)
+class FramePrediction:
+    """What the potential says of one structure.
+
+    Attributes:
+        energy: Total energy, eV.
+        forces: eV/Å, float64 `[n, 3]`.
+        stress: eV/Å³, ASE's sign, float64 `[3, 3]`; None if the structure is not periodic in all directions.
+    """
+
+    energy: float
+    forces: NDArray[np.float64]
+    stress: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long an evaluation took.
+
+    Attributes:
+        neighbors_s: Neighbour lists of all frames, s.
+        predict_s: Energies, forces and stress of all frames, s.
+        ms_per_frame: Prediction alone.
+        us_per_atom: Prediction alone.
+        device: `cpu`, `cuda`, ...
+        dtype: Precision of the network.
+        threads: CPU threads of PyTorch.
+    """
+
+    neighbors_s: float
+    predict_s: float
+    ms_per_frame: float
+    us_per_atom: float
+    device: str
+    dtype: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A potential against labelled structures.
+
+    Attributes:
+        structures: The structures with their reference labels.
+        predictions: One a structure, in the same order.
+        overall: Errors over all frames.
+        per_element: Force errors by chemical symbol, in the order of atomic numbers.
+        per_config_type: Errors by the frames' `config_type`, in alphabetical order; empty if no frame has one.
+        reference_energies: Of the potential, eV by atomic number: plots show energies relative to them.
+        timing: How long it took.
+    """
+
+    structures: tuple[Structure, ...]
+    predictions: tuple[FramePrediction, ...]
+    overall: ErrorTable
+    per_element: dict[str, Errors]
+    per_config_type: dict[str, ErrorTable]
+    reference_energies: dict[int, float]
+    timing: Timing
+
+    def to_dict(self) -> dict[str, object]:
+        """The tables as JSON types under stable names: what `tdn eval --json` writes."""
+        return {
+            **self.overall.to_dict(),
+            "per_element": {symbol: errors.to_dict() for symbol, errors in self.per_element.items()},
+            "per_config_type": {name: table.to_dict() for name, table in self.per_config_type.items()},
+            "timing": asdict(self.timing),
+        }
+
+
+def evaluate(
+    potential: Potential,
+    structures: Sequence[Structure],
+    *,
+    max_edges: int = MAX_EDGES,
+    origins: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Predict every structure and measure the errors where there are labels.
+
+    Args:
+        potential: The model, on its device and in evaluation mode.
+        structures: At least one; labels may be missing.
+        max_edges: Most edges in a batch.
+        origins: Names of the structures for messages.
+        progress: Called with (frames done, frames) after each batch.
+
+    Raises:
+        DataError: If there is no structure, one has an element that the potential does not know, or atoms overlap.
+    """
+    if not structures:
+        raise DataError("There are no frames to evaluate: isolated atoms alone do not count. Give labelled structures.")
+    potential.check_elements(np.unique(np.concatenate([s.numbers for s in structures])).tolist())
+    start = time.perf_counter()
+    dataset = GraphDataset(structures, potential.r_max, origins)
+    middle = time.perf_counter()
+    predictions = predict(potential, dataset, max_edges, progress)
+    seconds = time.perf_counter() - middle
+    atoms = sum(len(s) for s in structures)
+    timing = Timing(
+        neighbors_s=middle - start,
+        predict_s=seconds,
+        ms_per_frame=1e3 * seconds / len(structures),
+        us_per_atom=1e6 * seconds / atoms,
+        device=potential.device.type,
+        dtype=str(potential.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+    )
+    return Evaluation(
+        structures=dataset.structures,
+        predictions=predictions,
+        overall=tabulate(dataset.structures, predictions),
+        per_element=tabulate_elements(dataset.structures, predictions),
+        per_config_type=tabulate_config_types(dataset.structures, predictions),
+        reference_energies=dict(zip(potential.elements, potential.reference_energies.tolist(), strict=True)),
+        timing=timing,
+    )
+
+
+def predict(
+    potential: Potential,
+    dataset: GraphDataset,
+    max_edges: int = MAX_EDGES,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[FramePrediction, ...]:
+    """Energies, forces and stress of every structure of `dataset`, in its order; nothing is differentiated twice."""
+    found: dict[int, FramePrediction] = {}
+    for batch in EdgeBudgetSampler(dataset.num_edges, max_edges=max_edges, shuffle=False).batches():
+        graph, _ = dataset.batch(batch)
+        prediction = potential(graph.to(potential.device))
+        found.update(zip(batch, split(prediction, [dataset.structures[k] for k in batch]), strict=True))
+        if progress is not None:
+            progress(len(found), len(dataset))
+    return tuple(found[k] for k in range(len(dataset)))
+
+
+def split(prediction: Prediction, structures: Sequence[Structure]) -> list[FramePrediction]:
+    """A batch's prediction as one of each structure, on the CPU in float64."""
+    energy = prediction.energy.detach().cpu().double().numpy()
+    forces = prediction.forces.detach().cpu().double().numpy()
+    stress = prediction.stress.detach().cpu().double().numpy()
+    ends = np.cumsum([len(s) for s in structures])
+    return [
+        FramePrediction(float(energy[k]), own, stress[k] if s.volume is not None else None)
+        for k, (s, own) in enumerate(zip(structures, np.split(forces, ends[:-1]), strict=True))
+    ]
+
+
+def tabulate(structures: Sequence[Structure], predictions: Sequence[FramePrediction]) -> ErrorTable:
+    """Errors of all quantities over the frames that have their labels."""
+    pairs = list(zip(structures, predictions, strict=True))
+    energies = [(p.energy, s.energy, len(s)) for s, p in pairs if s.energy is not None]
+    forces = [(p.forces, s.forces) for s, p in pairs if s.forces is not None]
+    stress = [(p.stress, s.stress) for s, p in pairs if s.stress is not None and p.stress is not None]
+    total = per_atom = None
+    if energies:
+        predicted, reference, sizes = np.array(energies, dtype=np.float64).T
+        total = measure_errors(predicted, reference, scale=MEV_PER_EV)
+        per_atom = measure_errors(predicted / sizes, reference / sizes, scale=MEV_PER_EV)
+    return ErrorTable(
+        energy=total,
+        energy_per_atom=per_atom,
+        forces=_stacked(forces, relative=True),
+        stress=_stacked(stress),
+        frames=len(structures),
+        atoms=sum(len(s) for s in structures),
+    )
+
+
+def tabulate_elements(structures: Sequence[Structure], predictions: Sequence[FramePrediction]) -> dict[str, Errors]:
+    """Force errors on the atoms of each element, by symbol."""
+    from ase.data import chemical_symbols
+
+    pairs = [(p.forces, s.forces, s.numbers) for s, p in zip(structures, predictions, strict=True)]
+    labelled = [(predicted, reference, numbers) for predicted, reference, numbers in pairs if reference is not None]
+    if not labelled:
+        return {}
+    predicted, reference, numbers = (np.concatenate(parts) for parts in zip(*labelled, strict=True))
+    return {
+        chemical_symbols[z]: measure_errors(
+            predicted[numbers == z], reference[numbers == z], scale=MEV_PER_EV, relative=True
+        )
+        for z in np.unique(numbers)
+    }
+
+
+def tabulate_config_types(
+    structures: Sequence[Structure], predictions: Sequence[FramePrediction]
+) -> dict[str, ErrorTable]:
+    """Errors of the frames of each `config_type`; frames without one count as `other` if some have one."""
+    names = [str(s.info.get("config_type", "other")) for s in structures]
+    if set(names) == {"other"}:
+        return {}
+    groups = {name: [k for k, own in enumerate(names) if own == name] for name in sorted(set(names))}
+    return {
+        name: tabulate([structures[k] for k in members], [predictions[k] for k in members])
+        for name, members in groups.items()
+    }
+
+
+def _stacked(pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], relative: bool = False) -> Errors | None:
+    if not pairs:
+        return None
+    predicted, reference = (np.concatenate([np.atleast_2d(part) for part in parts]) for parts in zip(*pairs))  # noqa: B905
+    return measure_errors(predicted, reference, scale=MEV_PER_EV, relative=relative)
