@@ -167,7 +167,7 @@ def test_isolated_atoms_are_taken_out_and_one_atom_crystals_stay() -> None:
 def test_marked_isolated_atoms_go_before_unmarked_and_contradictions_are_refused() -> None:
     marked = lone("O", -1.5, info={"config_type": "IsolatedAtom"})
     assert frames_from_atoms([lone("O", -9.0), marked, *molecules(1)]).isolated_atoms == {8: -1.5}
-    with pytest.raises(DataError, match="the same isolated atom O with energies -9.0"):
+    with pytest.raises(DataError, match=r"the same isolated atom O with energies -9\.0"):
         frames_from_atoms([lone("O", -9.0), lone("O", -1.5), *molecules(1)])
 
 

@@ -28,6 +28,7 @@ BINDING_LIMIT = 20.0  # eV per atom; tungsten, the most strongly bound metal, ha
 SPREAD_LIMIT = 5.0  # eV per atom
 STRESS_RMS_LIMIT = 1.0  # eV/Å³ = 160 GPa
 CLOSE_CONTACT = 0.5  # Å; the shortest bond, H-H, has 0.74
+CONTACT_SEARCH = 3.0  # Å; a search as short as the contacts would divide a large box into millions of bins
 
 
 @dataclass(frozen=True)
@@ -247,7 +248,7 @@ def _distances(name: str, frames: FrameSet, r_max: float | None) -> list[Finding
     overlapping, close, alone = [], [], []
     for structure, origin in zip(frames.structures, frames.origins, strict=True):
         try:
-            senders, receivers, shifts = neighbor_list(structure, max(r_max or 0.0, CLOSE_CONTACT))
+            senders, receivers, shifts = neighbor_list(structure, r_max or CONTACT_SEARCH)
         except DataError as error:
             overlapping.append(f"{origin}: {error}")
             continue
