@@ -158,7 +158,7 @@ class Interaction(nn.Module):
 
     def forward(self, x: Tensor, edges: Edges, species: Tensor) -> Tensor:
         """New features `[(lmax_out + 1)², N, U]` from `x [(lmax_in + 1)², N, U]`."""
-        weights = self.radial(edges.basis).view(edges.senders.shape[0], -1, x.shape[2])
+        weights = self.radial(edges.basis).unflatten(-1, (-1, x.shape[2]))
         summed = self.convolution(self.linear_in(x), edges.harmonics, weights, edges.senders, edges.receivers)
         message = self.linear_message(summed * self.message_scale)
         update = self.linear_out(self.products(message, species))
