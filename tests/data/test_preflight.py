@@ -68,6 +68,7 @@ def test_force_constant_of_a_harmonic_sample_is_recovered() -> None:
 
 UNITS = {
     "kcal/mol": (1 / EV_PER_KCAL_PER_MOL, 1 / EV_PER_KCAL_PER_MOL),
+    "kcal/mol, eV/Å": (1 / EV_PER_KCAL_PER_MOL, 1.0),
     "Hartree, eV/Å": (1 / EV_PER_HARTREE, 1.0),
     "eV, Hartree/bohr": (1.0, ANGSTROM_PER_BOHR / EV_PER_HARTREE),
     "Hartree, Hartree/bohr": (1 / EV_PER_HARTREE, ANGSTROM_PER_BOHR / EV_PER_HARTREE),

@@ -22,13 +22,13 @@ from tdn.units import GPA_PER_EV_PER_ANGSTROM3
 FORCE_RMS_RANGE = (0.01, 30.0)  # eV/Å
 LARGEST_FORCE = 100.0  # eV/Å
 NET_FORCE_SHARE = 0.2
-STIFFNESS_RANGE = (0.5, 200.0)  # eV/Å², molecules; crystals are softer and often strained
+STIFFNESS_RANGE = (1.5, 200.0)  # eV/Å², molecules: 8 to 37 measured; crystals are softer and often strained
 CRYSTAL_STIFFNESS_RANGE = (0.02, 200.0)
 BINDING_LIMIT = 20.0  # eV per atom; tungsten, the most strongly bound metal, has 8.9
 SPREAD_LIMIT = 5.0  # eV per atom
 STRESS_RMS_LIMIT = 1.0  # eV/Å³ = 160 GPa
 CLOSE_CONTACT = 0.5  # Å; the shortest bond, H-H, has 0.74
-CONTACT_SEARCH = 3.0  # Å; a search as short as the contacts would divide a large box into millions of bins
+CONTACT_SEARCH = 5.0  # Å; a search as short as the contacts would divide a large box into millions of bins
 
 
 @dataclass(frozen=True)
