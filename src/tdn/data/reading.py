@@ -146,7 +146,7 @@ def is_isolated_atom(atoms: Atoms) -> bool:
         return False
     if _is_marked(atoms):
         return True
-    if any(atoms.info.get(name, 0) for name in ("charge", "total_charge")):
+    if any(np.any(atoms.info.get(name, 0)) for name in ("charge", "total_charge")):
         return False
     if not atoms.pbc.any():
         return True
