@@ -17,6 +17,7 @@ from tdn.version import __version__
 # name -> (module, one line of help); `tdn --help` must not import a module, since most of them import torch.
 COMMANDS = {
     "cp": ("tdn.cli.cp", "Exact and low-rank factors of Clebsch-Gordan couplings: show, solve, verify, plot."),
+    "train": ("tdn.cli.train", "Train a potential on energies and forces, from data files to a model file."),
     "data": ("tdn.cli.data", "Look at data files before training on them: check."),
 }
 

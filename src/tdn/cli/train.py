@@ -1,0 +1,153 @@
+"""`tdn train`: from data to a trained potential."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tdn.cli.common import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    QuietOption,
+    SeedOption,
+    ThreadsOption,
+    print_table,
+    write_json_option,
+)
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+EPILOG = """Examples:
+
+tdn train --data train.extxyz --output run --max-time 15m
+
+tdn train config.yaml lr=0.01 num_channels=32
+
+tdn train --resume --output run
+
+torchrun --nproc-per-node 4 -m tdn.cli.main train config.yaml"""
+
+
+@app.command(epilog=EPILOG)
+def train(
+    context: typer.Context,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CONFIG.yaml] [KEY=VALUE]...", help="Configuration and changes to it."),
+    ] = None,
+    data: Annotated[list[str] | None, typer.Option("--data", help="Training file; may be repeated.")] = None,
+    valid: Annotated[
+        str | None, typer.Option("--valid", help="Validation file, or fraction or number to hold out.")
+    ] = None,
+    test: Annotated[str | None, typer.Option("--test", help="Test file, or fraction or number of frames.")] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Folder of the run.")] = None,
+    max_time: Annotated[str | None, typer.Option("--max-time", help="Train this long: 90s, 15m, 1h30m.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the run in the output folder first.")] = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    threads: ThreadsOption = 0,
+    json: JsonOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Train a potential on energies and forces (and stress), and write it to a folder with everything about the run."""
+    from tdn.training.config import RunConfig
+    from tdn.training.logs import ConsoleReporter
+    from tdn.training.run import SUMMARY
+    from tdn.training.run import train as run
+
+    given = {"seed": seed, "device": device, "dtype": dtype, "threads": threads, "output": output}
+    top = {
+        name: value for name, value in given.items() if _is_given(context, name) and (name, value) != ("dtype", "auto")
+    }
+    files = {
+        "train": data if data and len(data) > 1 else (data or [None])[0],
+        "valid": _share(valid),
+        "test": _share(test),
+    }
+    content = _content(arguments or [], top, resume)
+    for name, value in files.items():
+        if value is not None:
+            content.setdefault("data", {})[name] = value
+    if max_time is not None:
+        content.setdefault("training", {})["max_time"] = max_time
+    _require(content)
+    config = RunConfig.parse(content, "The configuration")
+    result = run(config, None if quiet else ConsoleReporter(), resume=resume, overwrite=overwrite)
+    if result.signal is not None:
+        raise typer.Exit(128 + result.signal)
+    rows = {name: errors for name, errors in (("valid", result.valid), ("test", result.test)) if errors}
+    _print_errors(rows, quiet)
+    if json is not None:
+        import json as json_module
+
+        summary = json_module.loads((Path(config.output) / SUMMARY).read_text(encoding="utf-8"))
+        write_json_option(json, summary)
+
+
+def _content(arguments: list[str], top: dict[str, Any], resume: bool) -> dict[str, Any]:
+    """Plain values from the file, the `key=value`s and the options, later ones first; a resumed run brings its own."""
+    from tdn.errors import ConfigError
+    from tdn.training.config import apply_override, read_yaml
+    from tdn.training.run import CONFIG
+
+    files = [argument for argument in arguments if "=" not in argument]
+    if len(files) > 1:
+        raise ConfigError(f"Expected one configuration file, got {', '.join(files)}; changes are key=value.")
+    content: dict[str, Any] = read_yaml(files[0]) if files else {}
+    stored = Path(str(top.get("output", "."))) / CONFIG
+    if not files and resume and "output" in top and stored.is_file():
+        content = read_yaml(stored)
+    for argument in arguments:
+        if "=" in argument:
+            apply_override(content, argument)
+    return {**content, **top}
+
+
+def _require(content: dict[str, Any]) -> None:
+    from tdn.errors import ConfigError
+
+    if not content.get("output"):
+        raise ConfigError("Name the folder of the run: --output FOLDER.")
+    if not isinstance(content.get("data"), dict) or not content["data"].get("train"):
+        raise ConfigError("Name the training data: --data FILE, or `data: {train: FILE}` in the configuration.")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option was on the command line; if not, the configuration file decides."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _share(text: str | None) -> Any:
+    """A number if it is one, else a file's name."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+def _print_errors(rows: dict[str, Any], quiet: bool) -> None:
+    columns = {
+        "E MAE meV/atom": "energy_mae_mev_per_atom",
+        "E RMSE meV/atom": "energy_rmse_mev_per_atom",
+        "E MAE meV": "energy_mae_mev",
+        "F MAE meV/Å": "forces_mae",
+        "F RMSE meV/Å": "forces_rmse",
+        "S MAE meV/Å³": "stress_mae",
+        "S RMSE meV/Å³": "stress_rmse",
+    }
+    shown = {
+        title: key for title, key in columns.items() if any(errors.get(key) is not None for errors in rows.values())
+    }
+    if rows:
+        cells = [[name, *(_number(errors.get(key)) for key in shown.values())] for name, errors in rows.items()]
+        print_table("Errors of the best model", ["set", *shown], cells, quiet)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

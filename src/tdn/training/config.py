@@ -1,0 +1,281 @@
+"""Configuration of a training run: what it learns from, the network's shape, and how it is trained.
+
+All defaults of the optimisation are in `TrainingConfig`, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, model_validator
+
+from tdn.config import StrictConfig
+from tdn.errors import ConfigError
+from tdn.models.tdn import TDNConfig
+
+DEFAULT_STEPS = 20_000
+
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(value: Any) -> Any:
+    """Seconds from `90`, `90s`, `15m`, `1h30m` or `2d`; anything else is left for the validator to refuse.
+
+    Raises:
+        ValueError: If a text is no duration.
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.strip().lower().replace(" ", "")
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    if not re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
+        raise ValueError("expected a duration such as 90s, 15m or 1h30m")
+    return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"([\d.]+)([smhd])", text))
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
+Files = str | list[str]
+
+
+class DataConfig(StrictConfig):
+    """What to learn from.
+
+    Attributes:
+        train: Training file, or several, or glob patterns: all that ASE reads, ASE databases, rMD17's npz.
+        valid: Validation files, or a fraction (below 1) or number of the training frames to hold out at random.
+        test: Test files, or a fraction or number of frames; only looked at after training.
+        energy_key: Name of the energies in the files; `auto` searches, `none` ignores them.
+        forces_key: The same for forces.
+        stress_key: The same for stress; a key with `virial` in its name is read as a virial.
+        allow_partial: Accept frames that lack a label which others have.
+        split_by: Name of an info entry, such as `molecule`, whose frames stay together when frames are held out.
+        reference_energies: `isolated` (isolated-atom frames), `least_squares`, `auto` (the first if there are such
+            frames, else the second), or eV by element.
+    """
+
+    train: Files
+    valid: float | Files = 0.05
+    test: float | Files | None = None
+    energy_key: str = "auto"
+    forces_key: str = "auto"
+    stress_key: str = "auto"
+    allow_partial: bool = False
+    split_by: str | None = None
+    reference_energies: Literal["auto", "isolated", "least_squares"] | dict[str | int, float] = "auto"
+
+
+class TrainingConfig(StrictConfig):
+    """How to train.
+
+    A run ends at the first of `max_epochs`, `max_steps` and `max_time` that is reached, and the learning rate anneals
+    to that end; without any of them it takes 20 000 steps.
+
+    Attributes:
+        max_epochs: Passes over the training set.
+        max_steps: Optimiser steps.
+        max_time: Wall-clock time of the loop, validation included: seconds, or a text such as `15m` or `1h30m`.
+        batch_size: Most structures in a step, over all processes.
+        max_edges: Most edges in a batch of one process, whatever the sizes of its structures; bounds the memory.
+        lr: Highest learning rate of AdamW.
+        lr_final: What is left of it at the end, as a fraction.
+        warmup_steps: Steps of linear growth at the start.
+        betas: Decay of AdamW's first and second moments.
+        amsgrad: Keep the largest second moment.
+        weight_decay: Of AdamW.
+        clip_grad: Largest norm of the gradient; null for none.
+        ema_decay: Of the moving average of the weights, which is what is validated and saved; 0 for none.
+        loss: `mse`, or `huber`, which is linear in errors above `huber_delta`.
+        huber_delta: In units of the output scale, the RMS force component.
+        energy_weight: Of the squared error of the energy per atom.
+        forces_weight: Of the squared error of a force component.
+        stress_weight: Of the squared error of a component of the virial per atom.
+        validate_every: Steps between validations; null chooses so that validation takes about a twentieth of the time.
+        patience: Validations without improvement after which to stop; null for never.
+        checkpoint_interval: Seconds between checkpoints.
+        tensorboard: Log to TensorBoard too, if it is installed.
+        wandb_project: Log to this project of Weights & Biases too.
+    """
+
+    max_epochs: int | None = Field(None, ge=1)
+    max_steps: int | None = Field(None, ge=1)
+    max_time: Duration | None = None
+    batch_size: int = Field(10, ge=1)
+    max_edges: int | None = Field(20_000, ge=1)
+    lr: float = Field(3e-2, gt=0)
+    lr_final: float = Field(1e-3, ge=0, le=1)
+    warmup_steps: int = Field(100, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    amsgrad: bool = True
+    weight_decay: float = Field(0.0, ge=0)
+    clip_grad: float | None = Field(10.0, gt=0)
+    ema_decay: float = Field(0.99, ge=0, lt=1)
+    loss: Literal["mse", "huber"] = "mse"
+    huber_delta: float = Field(0.1, gt=0)
+    energy_weight: float = Field(30.0, ge=0)
+    forces_weight: float = Field(1.0, ge=0)
+    stress_weight: float = Field(1.0, ge=0)
+    validate_every: int | None = Field(None, ge=1)
+    patience: int | None = Field(None, ge=1)
+    checkpoint_interval: float = Field(60.0, ge=0)
+    tensorboard: bool = True
+    wandb_project: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _set_end(cls, content: Any) -> Any:
+        """Without any limit a run would not end."""
+        if isinstance(content, dict) and all(
+            content.get(f"max_{unit}") is None for unit in ("epochs", "steps", "time")
+        ):
+            return {**content, "max_steps": DEFAULT_STEPS}
+        return content
+
+
+class RunConfig(StrictConfig):
+    """A training run.
+
+    Attributes:
+        data: What to learn from.
+        model: Shape of the network; `avg_num_neighbors` is taken from the training data unless it is given.
+        training: How to train.
+        output: Folder of the run.
+        seed: Of the initial weights, the split and the order of the frames.
+        device: `auto`, `cpu`, `cuda`, ...
+        dtype: `float32` or `float64`.
+        threads: CPU threads; 0 leaves PyTorch's choice.
+    """
+
+    data: DataConfig
+    model: TDNConfig = Field(default_factory=TDNConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    output: str
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    dtype: Literal["float32", "float64"] = "float32"
+    threads: int = Field(0, ge=0)
+
+
+SECTIONS: dict[str, type[StrictConfig]] = {"data": DataConfig, "model": TDNConfig, "training": TrainingConfig}
+
+# What may differ between a run and its continuation: nothing that a step depends on, except where the end is.
+CHANGEABLE = frozenset(
+    {
+        *(f"training.{name}" for name in ("max_epochs", "max_steps", "max_time", "patience", "checkpoint_interval")),
+        *("training.tensorboard", "training.wandb_project", "data.test", "output", "device", "threads"),
+    }
+)
+
+
+def load_config(path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file and apply `key=value` overrides.
+
+    Args:
+        path: YAML file; None starts from nothing.
+        overrides: Such as `training.lr=0.01`; the section may be left out (`lr=0.01`), since no name is in two of them.
+
+    Raises:
+        ConfigError: If the file is missing or no YAML mapping, or a key or value is not valid.
+    """
+    content = read_yaml(path) if path is not None else {}
+    for override in overrides:
+        apply_override(content, override)
+    return RunConfig.parse(content, f"{path}" if path is not None else "The command line")
+
+
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A YAML mapping.
+
+    Raises:
+        ConfigError: If the file is missing or holds something else.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"No configuration file at {path} ({error.strerror}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{path} should hold `section:` blocks ({', '.join(RunConfig.model_fields)}), got {content!r}."
+        )
+    return content
+
+
+def apply_override(content: dict[str, Any], override: str) -> None:
+    """Set one `key=value` in nested `content`, in place.
+
+    Raises:
+        ConfigError: If it is no `key=value`, or the key does not exist.
+    """
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"Expected key=value, such as training.lr=0.01, got {override!r}.")
+    *sections, name = _full_key(key.strip()).split(".")
+    target = content
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"{key}: `{section}` holds {target!r} and not a block of keys.")
+    target[name] = parse_value(text)
+
+
+def parse_value(text: str) -> Any:
+    """A value as YAML reads it, and numbers such as `1e-2` too, which YAML 1.1 takes for text.
+
+    Raises:
+        ConfigError: If it is not valid YAML.
+    """
+    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", text.strip()):
+        return float(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{text!r} is not a valid value: {error}") from error
+
+
+def write_config(config: RunConfig) -> str:
+    """The configuration as YAML, every key given, except the scale of neighbours where it is left to the data."""
+    return yaml.safe_dump(_dump(config), sort_keys=False)
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """Full names of the keys in which two runs differ."""
+    flat_old, flat_new = (_flatten(_dump(config)) for config in (old, new))
+    return [key for key in {**flat_old, **flat_new} if flat_old.get(key) != flat_new.get(key)]
+
+
+def _dump(config: RunConfig) -> dict[str, Any]:
+    content = config.model_dump(mode="json")
+    if "avg_num_neighbors" not in config.model.model_fields_set:
+        del content["model"]["avg_num_neighbors"]
+    return content
+
+
+def _flatten(content: dict[str, Any]) -> dict[str, Any]:
+    flat = {}
+    for key, value in content.items():
+        if key in SECTIONS:
+            flat.update({f"{key}.{name}": inner for name, inner in value.items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def _full_key(key: str) -> str:
+    """`lr` -> `training.lr`; keys with a section stay and are checked with the rest."""
+    if "." in key or key in RunConfig.model_fields:
+        return key
+    owners = [section for section, config in SECTIONS.items() if key in config.model_fields]
+    if len(owners) == 1:
+        return f"{owners[0]}.{key}"
+    names = [*RunConfig.model_fields, *(name for config in SECTIONS.values() for name in config.model_fields)]
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    hint = f"did you mean {_full_key(close[0])!r}?" if close else f"sections: {', '.join(SECTIONS)}"
+    raise ConfigError(f"{key}: unknown key; {hint}")

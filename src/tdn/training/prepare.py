@@ -1,0 +1,177 @@
+"""From files to everything that training needs: frames, graphs, reference energies, scales, and the fresh potential."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from tdn.data.dataset import GraphDataset
+from tdn.data.labels import LabelKeys
+from tdn.data.preflight import check_frames
+from tdn.data.reading import FrameSet, read_frames
+from tdn.data.reference import ReferenceEnergies, fit_reference_energies, force_rms, resolve_reference_energies
+from tdn.data.splits import split_frames
+from tdn.errors import DataError
+from tdn.models.potential import Potential
+from tdn.models.tdn import TDNConfig
+from tdn.training.config import DataConfig, RunConfig
+
+PARTS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What there is to learn.
+
+    Attributes:
+        frames: Frame sets by part; `train` always, `valid` and `test` if there are any.
+        train: Training graphs.
+        valid: Validation graphs, or None.
+        references: Reference energies.
+        model: Network shape, its scale of neighbours filled in.
+        scale: Output scale of the potential, eV.
+        shifts: Mean binding energy by element, eV.
+        dtype: Precision.
+        seed: Of the initial weights.
+    """
+
+    frames: Mapping[str, FrameSet]
+    train: GraphDataset
+    valid: GraphDataset | None
+    references: ReferenceEnergies
+    model: TDNConfig
+    scale: float
+    shifts: Mapping[int, float]
+    dtype: torch.dtype
+    seed: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Of training and validation data together: two runs with the same one saw the same frames."""
+        parts = [self.frames[name] for name in ("train", "valid") if name in self.frames]
+        return hashlib.sha256("".join(p.fingerprint + ",".join(p.origins) for p in parts).encode()).hexdigest()
+
+    def fresh_potential(self, device: torch.device) -> Potential:
+        """A potential with initial weights that depend on the seed only."""
+        torch.manual_seed(self.seed)
+        return Potential(self.model, self.references.energies, self.scale, self.shifts).to(self.dtype).to(device)
+
+
+def prepare(config: RunConfig, say: Callable[[str], None], warn: Callable[[str], None]) -> Problem:
+    """Read, split, check and scale the data; every choice is said.
+
+    Args:
+        config: The run.
+        say: Called with every choice.
+        warn: Called with everything odd.
+
+    Raises:
+        DataError: If the data cannot be used.
+    """
+    frames = _read_parts(config, say)
+    train, valid, test = (frames.get(name) for name in PARTS)
+    references = _reference_energies(config.data, frames["train"])
+    say(str(references))
+    findings = check_frames(frames["train"], valid, test, references, config.model.r_max)
+    for finding in findings:
+        (warn if finding.severity != "note" else say)(f"{finding.severity}: {finding.message}")
+    if any(finding.severity == "error" for finding in findings):
+        raise DataError("The data cannot be trained on: " + next(f.message for f in findings if f.severity == "error"))
+    assert train is not None
+    dataset = GraphDataset(train.structures, config.model.r_max, train.origins)
+    model = config.model
+    if "avg_num_neighbors" not in model.model_fields_set:
+        model = model.model_copy(update={"avg_num_neighbors": max(dataset.mean_neighbors, 1.0)})
+    scale, shifts = output_scale(train, references), binding_shifts(train, references)
+    say(f"{dataset.mean_neighbors:.1f} neighbours an atom within {model.r_max:g} Å; output scale {scale:.3f} eV")
+    return Problem(
+        frames=frames,
+        train=dataset,
+        valid=GraphDataset(valid.structures, model.r_max, valid.origins) if valid else None,
+        references=references,
+        model=model,
+        scale=scale,
+        shifts=shifts,
+        dtype=getattr(torch, config.dtype),
+        seed=config.seed,
+    )
+
+
+def label_keys(data: DataConfig) -> LabelKeys:
+    """The names of the labels that the run asks for."""
+    return LabelKeys(energy=data.energy_key, forces=data.forces_key, stress=data.stress_key)
+
+
+def output_scale(frames: FrameSet, references: ReferenceEnergies) -> float:
+    """RMS force component; without forces, the spread of the energies per atom above their references; eV."""
+    rms = force_rms(frames.structures)
+    if rms:
+        return rms
+    labelled = [s for s in frames.structures if s.energy is not None]
+    residuals = torch.tensor([(s.energy or 0.0) - references.total(s.numbers) for s in labelled], dtype=torch.float64)
+    sizes = torch.tensor([len(s) for s in labelled], dtype=torch.float64)
+    spread = float((residuals / sizes).std(correction=0)) if labelled else 0.0
+    return spread or 1.0
+
+
+def binding_shifts(frames: FrameSet, references: ReferenceEnergies) -> Mapping[int, float]:
+    """Mean energy by element that is left above the references, eV; fitted references leave none."""
+    labelled = [s for s in frames.structures if s.energy is not None]
+    if references.origin == "least squares" or not labelled:
+        return {}
+    above = [replace(s, energy=(s.energy or 0.0) - references.total(s.numbers)) for s in labelled]
+    return fit_reference_energies(above).energies
+
+
+def _read_parts(config: RunConfig, say: Callable[[str], None]) -> dict[str, FrameSet]:
+    """The three parts, from files of their own or held out from the training files."""
+    data = config.data
+    parts = {"train": _read(data, data.train, config)}
+    held_out: dict[str, float] = {}
+    for name, source in (("valid", data.valid), ("test", data.test)):
+        if isinstance(source, int | float):
+            held_out[name] = float(source)
+        elif source is not None:
+            parts[name] = _read(data, source, config)
+    for name, part in parts.items():
+        say(f"{name}: {len(part)} frames of {_basenames(part)}: {part.report}")
+    if any(held_out.values()):
+        split = split_frames(
+            parts["train"],
+            held_out.get("valid", 0.0),
+            held_out.get("test", 0.0),
+            seed=config.seed,
+            group_key=data.split_by,
+        )
+        parts["train"] = split.train
+        parts |= {name: getattr(split, name) for name, share in held_out.items() if share}
+        kind = f"by `{data.split_by}`" if data.split_by else "at random"
+        counts = ", ".join(f"{len(parts[name])} {name}" for name in PARTS if name in parts)
+        say(f"held out {kind} with seed {config.seed}: {counts} frames")
+    if not len(parts["train"]):
+        raise DataError("There are no training frames: the training files hold isolated atoms only.")
+    return {name: part for name, part in parts.items() if len(part)}
+
+
+def _read(data: DataConfig, files: str | list[str], config: RunConfig) -> FrameSet:
+    """One part; a label is required unless it is switched off or has no weight."""
+    keys, weights = label_keys(data), config.training
+    wanted = (("energy", keys.energy, weights.energy_weight), ("forces", keys.forces, weights.forces_weight))
+    required = [name for name, key, weight in wanted if key != "none" and weight]
+    return read_frames(files, keys, required=required, allow_partial=data.allow_partial)
+
+
+def _reference_energies(data: DataConfig, frames: FrameSet) -> ReferenceEnergies:
+    if all(s.energy is None for s in frames.structures) and data.reference_energies == "auto":
+        zeros = {z: frames.isolated_atoms.get(z, 0.0) for z in frames.elements}
+        return ReferenceEnergies(zeros, "nothing", ("no training frame has an energy: only forces are meaningful",))
+    return resolve_reference_energies(data.reference_energies, frames)
+
+
+def _basenames(frames: FrameSet) -> str:
+    names = [os.path.basename(name) for name in frames.source.split(", ")]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,256 @@
+"""`train`: one run from its configuration to its folder. Reads top to bottom like the run itself."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tdn.data.dataset import GraphDataset
+from tdn.errors import ConfigError
+from tdn.files import atomic_write, write_json
+from tdn.modelfile import save_model
+from tdn.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from tdn.training.config import CHANGEABLE, DataConfig, RunConfig, differences, read_yaml, write_config
+from tdn.training.distributed import Processes, join_processes
+from tdn.training.logs import LogFile, MetricsLog, Reporter, clock, describe_errors
+from tdn.training.loop import Outputs, fit, validate
+from tdn.training.optimisation import make_optimizer
+from tdn.training.prepare import Problem, prepare
+from tdn.version import __version__
+
+MODEL, CONFIG, METRICS, SUMMARY = "model.tdn", "config.yaml", "metrics.csv", "summary.json"
+LOG, CHECKPOINT = "train.log", "checkpoint.safetensors"
+RUN_FILES = (MODEL, CONFIG, METRICS, SUMMARY, LOG, CHECKPOINT)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What came of a run.
+
+    Attributes:
+        model_path: The best model, ready to load.
+        steps: Optimiser steps done.
+        elapsed: Seconds of training.
+        valid: Errors of the best model on the validation set: columns of `metrics.csv` without `valid_`.
+        test: The same on the test set; empty if there is none.
+        signal: What interrupted the run; None if it is complete.
+    """
+
+    model_path: Path
+    steps: int
+    elapsed: float
+    valid: Mapping[str, float | None]
+    test: Mapping[str, float | None]
+    signal: int | None = None
+
+
+def train(
+    config: RunConfig, progress: Reporter | None = None, *, resume: bool = False, overwrite: bool = False
+) -> TrainingResult:
+    """Train a potential.
+
+    Everything goes to the folder `config.output`: `model.tdn` (best weights), `config.yaml` (every key),
+    `metrics.csv`, `summary.json`, `train.log` and `checkpoint.safetensors`.
+
+    Args:
+        config: The run.
+        progress: Hears what happens; silent if None.
+        resume: Continue the run in that folder if there is one. On a CPU, with a limit of steps or epochs, the final
+            weights have the same bits as those of a run that was never interrupted.
+        overwrite: Remove the run in that folder first.
+
+    Raises:
+        TDNError: If configuration or data cannot be used, the folder holds another run, or training diverges.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    config = config.model_copy(update={"data": _absolute(config.data)})
+    with join_processes(config.device) as (processes, device):
+        folder = Path(config.output)
+        if processes.is_first:
+            open_folder(folder, config, resume, overwrite)
+        processes.barrier()
+        reporter = LogFile(folder / LOG, progress or Reporter()) if processes.is_first else Reporter()
+        try:
+            return _run(config, folder, processes, device, reporter)
+        finally:
+            reporter.close()
+
+
+def _run(
+    config: RunConfig, folder: Path, processes: Processes, device: torch.device, reporter: Reporter
+) -> TrainingResult:
+    problem = prepare(config, reporter.line, reporter.warning)
+    potential, averaged = problem.fresh_potential(device).train(), problem.fresh_potential(device).eval()
+    state = TrainingState(potential, averaged, make_optimizer(config.training, list(potential.parameters())))
+    size = sum(p.numel() for p in potential.parameters())
+    where = f"{device}, {config.dtype}, {torch.get_num_threads()} threads, {processes.world_size} processes"
+    reporter.line(f"network of {size} parameters on {where}")
+
+    checkpoint = folder / CHECKPOINT
+    if checkpoint.is_file():
+        load_checkpoint(checkpoint, state, problem.fingerprint)
+        reporter.line(f"resumed at step {state.step}, after {clock(state.elapsed)} of training")
+    processes.broadcast([*potential.parameters(), *averaged.parameters()])
+
+    metrics = MetricsLog(folder, state.history, config.training, reporter) if processes.is_first else None
+    outputs = Outputs(
+        reporter=reporter,
+        add_row=metrics.add if metrics else _ignore,
+        save=lambda: save_checkpoint(checkpoint, state, problem.fingerprint),
+        improved=lambda: save_averaged(folder / MODEL, state, problem, config) if processes.is_first else None,
+    )
+    try:
+        number = fit(state, problem, config.training, processes, outputs)
+    finally:
+        if metrics:
+            metrics.close()
+    valid = best_errors(state)
+    result = TrainingResult(folder / MODEL, state.step, state.elapsed, valid, {}, number)
+    if not processes.is_first:
+        return result
+    if number is not None:
+        reporter.warning(
+            f"interrupted by {signal.Signals(number).name} at step {state.step}; continue with: "
+            f"tdn train --resume --output {folder}"
+        )
+        return result
+    return _finish(result, state, problem, config, reporter)
+
+
+def _finish(
+    result: TrainingResult, state: TrainingState, problem: Problem, config: RunConfig, reporter: Reporter
+) -> TrainingResult:
+    """Best model, test errors and summary; doing it twice gives the same."""
+    why = "stopped early" if state.stopped_early else "done"
+    pace = f"{1e3 * state.elapsed / max(state.step, 1):.0f} ms a step, validation included"
+    reporter.line(f"{why}: {state.step} steps in {clock(state.elapsed)} ({pace}); best at step {state.best_step}")
+    state.averaged.load_state_dict(state.best or state.averaged.state_dict())
+    save_averaged(result.model_path, state, problem, config)
+    if "test" in problem.frames:
+        test = problem.frames["test"]
+        dataset = GraphDataset(test.structures, problem.model.r_max, test.origins)
+        result = replace(result, test=validate(state.averaged, dataset, config.training).errors())
+    for name in ("valid", "test"):
+        errors = getattr(result, name)
+        if errors:
+            reporter.line(f"{name}: MAE {describe_errors(errors)}")
+    write_json(
+        Path(config.output) / SUMMARY,
+        {
+            "model": MODEL,
+            "steps": state.step,
+            "epochs": state.epoch,
+            "elapsed_s": state.elapsed,
+            "seconds_per_step": state.elapsed / max(state.step, 1),
+            "best_step": state.best_step,
+            "stopped_early": state.stopped_early,
+            "valid": result.valid,
+            "test": result.test,
+            "network": problem.model.model_dump(mode="json"),
+            "num_parameters": sum(p.numel() for p in state.potential.parameters()),
+            **describe_run(problem, config),
+        },
+    )
+    reporter.line(f"model: {result.model_path}")
+    return result
+
+
+def open_folder(folder: Path, config: RunConfig, resume: bool, overwrite: bool) -> None:
+    """Make the run folder, or check that the run in it may be continued or removed; then write `config.yaml`.
+
+    Raises:
+        ConfigError: If there is another run, or the configuration differs in what a continuation may not change.
+    """
+    if resume and overwrite:
+        raise ConfigError("Choose one of --resume and --overwrite.")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"The output {folder} is a file: name a folder.")
+    occupied = folder.is_dir() and any(folder.iterdir())
+    if occupied and not resume and not overwrite:
+        raise ConfigError(
+            f"The output folder {folder} is not empty: --resume continues the run in it, --overwrite removes that run, "
+            "or name another --output."
+        )
+    for name in RUN_FILES if overwrite else ():
+        (folder / name).unlink(missing_ok=True)
+    if resume and (folder / CHECKPOINT).is_file():
+        old = RunConfig.parse(read_yaml(folder / CONFIG), str(folder / CONFIG))
+        changed = [key for key in differences(old, config) if key not in CHANGEABLE]
+        if changed:
+            raise ConfigError(
+                f"The run in {folder} was started with other values of {', '.join(changed)}: --resume continues it as "
+                "it was. Leave them out, or start a new run in another folder."
+            )
+    # Left behind by kills while a file was being written.
+    for name in RUN_FILES if folder.is_dir() else ():
+        for leftover in folder.glob(f".{name}.*.tmp"):
+            leftover.unlink(missing_ok=True)
+    with atomic_write(folder / CONFIG) as temporary:
+        temporary.write_text(write_config(config), encoding="utf-8")
+
+
+def save_averaged(path: Path, state: TrainingState, problem: Problem, config: RunConfig) -> None:
+    """Write the averaged weights, which are the best ones when this is called, as a model file."""
+    origin = describe_run(problem, config)
+    save_model(
+        path,
+        state.averaged,
+        {**origin, "step": state.best_step, "wall_time_s": state.elapsed, "valid": best_errors(state)},
+    )
+
+
+def describe_run(problem: Problem, config: RunConfig) -> dict[str, Any]:
+    """Where a model comes from: data with fingerprints and label choices, versions, seed."""
+    from ase.data import chemical_symbols
+
+    data = {
+        name: {
+            "files": [os.path.basename(file) for file in part.source.split(", ")],
+            "sha256": part.fingerprint,
+            "num_frames": len(part),
+            "labels": str(part.report),
+        }
+        for name, part in problem.frames.items()
+    }
+    return {
+        "data": data,
+        "elements": [chemical_symbols[z] for z in problem.references.energies],
+        "reference_energies": str(problem.references),
+        "num_frames": len(problem.train),
+        "training": config.training.model_dump(mode="json"),
+        "seed": config.seed,
+        "dtype": config.dtype,
+        "threads": torch.get_num_threads(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {"tdn": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def best_errors(state: TrainingState) -> dict[str, float | None]:
+    """Validation errors of the best weights, names without `valid_`; empty without validation data."""
+    row = next((row for row in reversed(state.history) if row["step"] == state.best_step), {})
+    return {name.removeprefix("valid_"): value for name, value in row.items() if name.startswith("valid_")}
+
+
+def _absolute(data: DataConfig) -> DataConfig:
+    """The same files from any working directory, so that a run can be resumed from another one."""
+
+    def absolute(value: Any) -> Any:
+        if isinstance(value, str):
+            return os.path.abspath(value)
+        return [os.path.abspath(name) for name in value] if isinstance(value, list) else value
+
+    return data.model_copy(update={name: absolute(getattr(data, name)) for name in ("train", "valid", "test")})
+
+
+def _ignore(_: Any) -> None:
+    """Take a row on a process that writes nothing."""
