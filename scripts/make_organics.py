@@ -40,7 +40,7 @@ FUNCTIONAL, BASIS, GRID_LEVEL, SCF_TOLERANCE = "b3lyp", "6-31g*", 3, 1e-9
 METHOD = "B3LYP/6-31G*"
 SEED = 20240611
 MAX_STEPS = 12
-DISTORTIONS = ((0.05, False), (0.07, True), (0.08, False), (0.05, True), (0.10, False))
+DISTORTIONS = ((0.03, False), (0.05, True), (0.05, False), (0.04, True), (0.08, False))
 """Standard deviation of the Cartesian displacements in Å, and whether a single bond is twisted as well."""
 MAX_TWIST_DEGREES = 60.0
 STRETCH = (1.10, 1.30)
@@ -61,40 +61,42 @@ MOLECULES = (
     ("fluoromethane", "CF", "train"),
     ("chloromethane", "CCl", "train"),
     ("chlorofluoromethane", "FCCl", "valid"),
-    ("methylamine", "CN", "valid"),
+    ("methylamine", "CN", "test"),
     ("vinyl chloride", "C=CCl", "test"),
     ("ethanol", "CCO", "test"),
     ("dimethyl sulfide", "CSC", "test"),
-    ("fluoroethane", "CCF", "test"),
-    ("ethene", "C=C", "train"),
-    ("ethane", "CC", "train"),
     ("formaldehyde", "C=O", "train"),
-    ("formamide", "NC=O", "train"),
+    ("ethene", "C=C", "train"),
     ("ethanethiol", "CCS", "valid"),
-    ("dimethyl ether", "COC", "valid"),
-    ("acetamide", "CC(N)=O", "test"),
+    ("hydroxylamine", "NO", "valid"),
+    ("fluoroethane", "CCF", "test"),
     ("hydrogen fluoride", "[H]F", "train"),
     ("hydrogen chloride", "[H]Cl", "train"),
     ("hydrogen cyanide", "C#N", "train"),
     ("ethyne", "C#C", "train"),
-    ("hydroxylamine", "NO", "train"),
-    ("formic acid", "OC=O", "train"),
-    ("acetonitrile", "CC#N", "train"),
+    ("ethane", "CC", "train"),
+    ("formamide", "NC=O", "train"),
+    ("methanimine", "C=N", "train"),
+    ("dimethyl ether", "COC", "train"),
+    ("hydrogen peroxide", "OO", "train"),
+    ("thioformaldehyde", "C=S", "train"),
     ("difluoromethane", "FCF", "train"),
-    ("dichloromethane", "ClCCl", "train"),
+    ("acetonitrile", "CC#N", "train"),
     ("dimethylamine", "CNC", "train"),
     ("propane", "CCC", "train"),
-    ("thioformamide", "NC=S", "train"),
+    ("formic acid", "OC=O", "train"),
     ("vinyl fluoride", "C=CF", "train"),
+    ("dichloromethane", "ClCCl", "train"),
     ("chloroethane", "CCCl", "train"),
     ("acetaldehyde", "CC=O", "test"),
-    ("propene", "CC=C", "test"),
-    ("acetic acid", "CC(=O)O", "train"),
+    ("propene", "CC=C", "train"),
+    ("thioformamide", "NC=S", "train"),
+    ("acetamide", "CC(N)=O", "test"),
     ("acetone", "CC(C)=O", "valid"),
-    ("2-aminoethanol", "NCCO", "train"),
-    ("ethyl methyl sulfide", "CCSC", "train"),
+    ("acetic acid", "CC(=O)O", "train"),
     ("pyrrole", "c1cc[nH]c1", "train"),
     ("furan", "c1ccoc1", "train"),
+    ("2-aminoethanol", "NCCO", "train"),
     ("thiophene", "c1ccsc1", "train"),
     ("benzene", "c1ccccc1", "train"),
 )
@@ -216,35 +218,44 @@ def displace(positions: np.ndarray, sigma: float, rng: np.random.Generator) -> n
     return positions + sigma * np.clip(rng.standard_normal(positions.shape), -2.0, 2.0)
 
 
-def sample_molecule(name: str, smiles: str) -> list[Atoms]:
-    """All labelled frames of one molecule, in the order in which they were computed."""
+def prepare(name: str, smiles: str) -> tuple[Chem.Mol, np.ndarray, np.random.Generator]:
+    """Molecule, first geometry [n, 3] (Å) and the random numbers that belong to its name."""
     seed = zlib.crc32(name.encode()) ^ SEED
-    rng = np.random.default_rng(seed)
-    molecule, start = conformer(smiles, seed % 2**31)
-    symbols = [atom.GetSymbol() for atom in molecule.GetAtoms()]
-    surface = Surface(symbols, start)
-    trajectory = surface.relax()
-    labelled = [("relaxation", *step) for step in trajectory]
+    return *conformer(smiles, seed % 2**31), np.random.default_rng(seed)
 
+
+def relax_molecule(name: str, smiles: str) -> list[Atoms]:
+    """Every step of the relaxation of one molecule from its conformer."""
+    molecule, start, _ = prepare(name, smiles)
+    symbols = [atom.GetSymbol() for atom in molecule.GetAtoms()]
+    steps = Surface(symbols, start).relax()
+    return [frame(symbols, *step, "relaxation", name, smiles, index) for index, step in enumerate(steps)]
+
+
+def distort_molecule(name: str, smiles: str, relaxation: list[Atoms]) -> list[Atoms]:
+    """Perturbed and stretched frames of one molecule, from the geometries of its relaxation."""
+    molecule, _, rng = prepare(name, smiles)
+    trajectory = [atoms.positions for atoms in relaxation]
     geometries = []
     for index, (sigma, twisted) in enumerate(DISTORTIONS):
-        # Every third frame departs from an unrelaxed geometry, the others from the minimum.
-        origin = trajectory[rng.integers(len(trajectory)) if index % 3 == 2 else -1][0]
+        # Every third frame departs from a random step, the others from the minimum.
+        origin = trajectory[rng.integers(len(trajectory)) if index % 3 == 2 else -1]
         base = twist(molecule, origin, rng) if twisted else origin
-        geometries.append(("perturbed", displace(base, sigma, rng)))
-    geometries.append(("stretched", stretch(molecule, trajectory[-1][0], rng)))
-    for kind, positions in geometries:
-        labelled.append((kind, positions, *surface(positions)))
+        geometries.append(("perturbed", index, displace(base, sigma, rng)))
+    geometries.append(("stretched", 0, stretch(molecule, trajectory[-1], rng)))
 
-    frames, counts = [], dict.fromkeys(("relaxation", "perturbed", "stretched"), 0)
-    for kind, positions, energy, forces in labelled:
-        atoms = Atoms(symbols, positions=positions)
-        atoms.arrays["REF_forces"] = forces
-        atoms.info = {"REF_energy": float(energy), "config_type": kind, "molecule": name, "smiles": smiles}
-        atoms.info |= {"step": counts[kind], "method": METHOD}
-        counts[kind] += 1
-        frames.append(atoms)
-    return frames
+    symbols = relaxation[0].get_chemical_symbols()
+    surface = Surface(symbols, trajectory[-1])
+    return [frame(symbols, xyz, *surface(xyz), kind, name, smiles, index) for kind, index, xyz in geometries]
+
+
+def frame(symbols: list[str], positions: np.ndarray, energy: float, forces: np.ndarray, *labels: str | int) -> Atoms:
+    """Labelled structure; `labels` are config_type, molecule, smiles and step."""
+    atoms = Atoms(symbols, positions=positions)
+    atoms.arrays["REF_forces"] = forces
+    atoms.info = {"REF_energy": float(energy)}
+    atoms.info |= dict(zip(("config_type", "molecule", "smiles", "step"), labels, strict=True)) | {"method": METHOD}
+    return atoms
 
 
 def sample_atoms() -> list[Atoms]:
@@ -268,20 +279,32 @@ def write_frames(path: Path, frames: list[Atoms]) -> None:
         ase.io.write(temporary, frames, format="extxyz")
 
 
-def compute(work: Path) -> None:
-    """Compute every molecule whose file is not in `work` yet."""
-    jobs: list[tuple[str, Callable[[], list[Atoms]]]] = [("isolated atoms", sample_atoms)]
-    jobs += [(name, lambda n=name, s=smiles: sample_molecule(n, s)) for name, smiles, _ in MOLECULES]
-    for name, job in jobs:
-        path = work / f"{name.replace(' ', '_')}.extxyz"
-        if path.exists():
-            continue
+def file_of(work: Path, name: str, stage: str) -> Path:
+    """Where `compute` keeps the frames of one stage of a molecule."""
+    return work / f"{name.replace(' ', '_')}.{stage}.extxyz"
+
+
+def once(path: Path, job: Callable[[], list[Atoms]]) -> list[Atoms]:
+    """Frames in `path`, computed by `job` only if the file does not exist; the CPU time goes beside it."""
+    if not path.exists():
         start = time.process_time()
         frames = job()
         seconds = time.process_time() - start
         write_json(path.with_suffix(".json"), {"cpu_seconds": round(seconds, 1)})
         write_frames(path, frames)
-        print(f"{name}: {len(frames)} frames in {seconds:.1f} s of CPU time", flush=True)
+        print(f"{path.stem}: {len(frames)} frames in {seconds:.1f} s of CPU time", flush=True)
+    return ase.io.read(path, index=":")
+
+
+def compute(work: Path) -> None:
+    """Compute whatever is not in `work` yet."""
+    once(work / "isolated_atoms.extxyz", sample_atoms)
+    for name, smiles, _ in MOLECULES:
+        relaxation = once(file_of(work, name, "relaxation"), lambda n=name, s=smiles: relax_molecule(n, s))
+        once(
+            file_of(work, name, "distorted"),
+            lambda n=name, s=smiles, r=relaxation: distort_molecule(n, s, r),
+        )
 
 
 def check(work: Path) -> None:
@@ -289,10 +312,10 @@ def check(work: Path) -> None:
     step, defects = 1e-3, {}
     rng = np.random.default_rng(SEED)
     for name in ("methanol", "chlorofluoromethane", "methanethiol", "formamide"):
-        path = work / f"{name}.extxyz"
+        path = file_of(work, name, "distorted")
         if not path.exists():
             continue
-        atoms = next(frame for frame in ase.io.iread(path) if frame.info["config_type"] == "perturbed")
+        atoms = ase.io.read(path, index=0)
         direction = rng.standard_normal(atoms.positions.shape)
         direction /= np.linalg.norm(direction)
         surface = Surface(atoms.get_chemical_symbols(), atoms.positions)
@@ -324,13 +347,13 @@ def assemble(work: Path, output: Path) -> None:
     splits: dict[str, list[Atoms]] = {"train": [], "valid": [], "test": []}
     molecules, dropped, seconds = [], 0, 0.0
     for name, smiles, split in MOLECULES:
-        path = work / f"{name.replace(' ', '_')}.extxyz"
-        if not path.exists():
+        paths = [file_of(work, name, stage) for stage in ("relaxation", "distorted")]
+        if not all(path.exists() for path in paths):
             continue
-        computed = ase.io.read(path, index=":")
+        computed = [atoms for path in paths for atoms in ase.io.read(path, index=":")]
         frames = [f for f in computed if np.linalg.norm(f.arrays["REF_forces"], axis=1).max() <= MAX_FORCE]
         dropped += len(computed) - len(frames)
-        seconds += json.loads(path.with_suffix(".json").read_text())["cpu_seconds"]
+        seconds += sum(json.loads(path.with_suffix(".json").read_text())["cpu_seconds"] for path in paths)
         splits[split] += frames
         kinds = [frame.info["config_type"] for frame in frames]
         counts = {kind: kinds.count(kind) for kind in ("relaxation", "perturbed", "stretched")}
