@@ -1,0 +1,147 @@
+"""What a report can say; a section appears only when its content is there."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tdn.checks import CheckResult
+from tdn.cp.tables import FactorTable
+from tdn.evaluation.dynamics import Relaxation, Trajectory
+from tdn.evaluation.evaluate import Evaluation
+
+Rows = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One number at the top of the page.
+
+    Attributes:
+        label: What it is.
+        value: Formatted number.
+        unit: Its unit.
+        note: On what it was measured, in a few words.
+    """
+
+    label: str
+    value: str
+    unit: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class LearningCurves:
+    """Columns of a run's `metrics.csv`; NaN where a row has no value.
+
+    Attributes:
+        minutes: Training time, `[k]`.
+        columns: The other columns by name, `[k]` each.
+    """
+
+    minutes: NDArray[np.float64]
+    columns: Mapping[str, NDArray[np.float64]]
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> LearningCurves:
+        """Read `metrics.csv` of a run folder; columns that are not numbers are left out."""
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        columns = {}
+        for name in rows[0] if rows else ():
+            try:
+                columns[name] = np.array([float(row[name] or "nan") for row in rows])
+            except ValueError:
+                continue
+        return cls(columns.pop("elapsed_s", np.zeros(len(rows))) / 60.0, columns)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Content of one page.
+
+    Attributes:
+        title: Headline of the page.
+        lead: One or two sentences below it.
+        model: Facts about the model, as label and value.
+        data: Facts about the data.
+        evaluation: Errors and predictions.
+        evaluated_on: What the evaluation's frames are, such as `test`.
+        curves: Learning curves.
+        relaxations: Relaxations; the first one stands out.
+        relaxation_reference: Where the reference geometries come from, such as a level of theory.
+        trajectory: NVE run.
+        tables: Factor tables of the model, whose certificates are shown.
+        checks: Physics checks.
+        timing: Durations and speeds, as label and value.
+        provenance: Versions, seeds, machine, as label and value.
+        commands: Shell commands that reproduce the page.
+    """
+
+    title: str
+    lead: str = ""
+    model: Rows = ()
+    data: Rows = ()
+    evaluation: Evaluation | None = None
+    evaluated_on: str = "test"
+    curves: LearningCurves | None = None
+    relaxations: tuple[Relaxation, ...] = ()
+    relaxation_reference: str = ""
+    trajectory: Trajectory | None = None
+    tables: tuple[FactorTable, ...] = ()
+    checks: tuple[CheckResult, ...] = ()
+    timing: Rows = ()
+    provenance: Rows = ()
+    commands: tuple[str, ...] = field(default=())
+
+    @property
+    def headlines(self) -> tuple[Headline, ...]:
+        """The numbers at the top, from whatever there is."""
+        found: list[Headline] = []
+        if self.evaluation is not None:
+            overall, where = (
+                self.evaluation.overall,
+                f"MAE, {self.evaluation.overall.frames} {self.evaluated_on} frames",
+            )
+            if overall.energy_per_atom is not None:
+                found.append(Headline("Energy", number(overall.energy_per_atom.mae), "meV/atom", where))
+            if overall.forces is not None:
+                percent = number(overall.forces.relative_rmse_percent or 0.0)
+                found.append(Headline("Forces", number(overall.forces.mae), "meV/Å", where))
+                found.append(Headline("Relative force error", percent, "%", "RMSE over RMS of the reference"))
+            if overall.stress is not None:
+                found.append(Headline("Stress", number(overall.stress.mae), "meV/Å³", where))
+        with_reference = [r.rmsds[-1] for r in self.relaxations if r.rmsds is not None]
+        if with_reference:
+            note = f"median RMSD to the reference, {len(with_reference)} relaxations"
+            found.append(Headline("Relaxed geometry", number(float(np.median(with_reference))), "Å", note))
+        if self.trajectory is not None:
+            note = f"NVE, {number(self.trajectory.times[-1])} ps"
+            found.append(Headline("Energy drift", number(self.trajectory.drift), "meV/atom/ps", note))
+        if self.checks:
+            claimed = [check.passed for check in self.checks if check.claimed]
+            found.append(Headline("Physics checks", f"{sum(claimed)} of {len(claimed)}", "passed"))
+        return tuple(found)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number for people: three digits, powers of ten only where zeros would be in the way."""
+    if value != value:
+        return "–"
+    if value == 0:
+        return "0"
+    size = abs(value)
+    sign = "−" if value < 0 else ""
+    if size < 1e-3 or size >= 1e7:
+        mantissa, exponent = f"{size:.{digits - 2}e}".split("e")
+        raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        return f"{sign}{mantissa} × 10{raised}"
+    if size >= 999.5:
+        return f"{sign}{size:,.0f}".replace(",", "\u202f")
+    return f"{sign}{size:.{digits}g}"
