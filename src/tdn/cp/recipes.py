@@ -10,22 +10,32 @@ from typing import Literal
 import numpy as np
 
 from tdn.cp.couplings import Path, PathParity
-from tdn.cp.decomposition import Factors
 from tdn.cp.gauge import nearest_unit_gauge
 from tdn.cp.solvers import (
+    AlternatingLeastSquares,
     Ansatz,
     CouplingProblem,
     CPSolution,
     LevenbergMarquardt,
+    MatrixAlgebra,
     SphereCubature,
     SphereQuadrature,
+    cyclic_ansatz,
     free_ansatz,
     solution_from_factors,
 )
 from tdn.cp.tables import FactorTable, Shape
-from tdn.errors import FactorTableError
+from tdn.errors import ConfigError, FactorTableError
 
-Method = Literal["lm", "cubature", "quadrature"]
+Method = Literal["lm", "als", "cubature", "quadrature"]
+Weights = Literal["unit", "free", "damped", "matrix"]
+
+_SOLVERS: dict[Weights, LevenbergMarquardt] = {
+    "unit": LevenbergMarquardt((1.0, 1.0, 1.0), (1e-3, 1e-6, 0.0), max_iterations=200),
+    "free": LevenbergMarquardt((0.5, 0.1, 0.02, 0.0), (1e-6, 1e-6, 0.0, 0.0)),
+    "damped": LevenbergMarquardt((1.0, 0.3, 0.1, 0.02, 0.0), (1e-3, 1e-4, 1e-6, 0.0, 0.0)),
+    "matrix": LevenbergMarquardt((1.0, 1.0, 1.0, 1.0), (1e-2, 1e-3, 1e-5, 0.0), max_iterations=150),
+}
 
 
 @dataclass(frozen=True)
@@ -36,91 +46,112 @@ class Recipe:
         shape: Largest degrees `(in1, in2, out)`.
         parity: "natural" or "all".
         rank: Number of terms; ignored by "quadrature".
-        method: "lm" (Levenberg-Marquardt), "cubature" (sphere, points searched) or "quadrature" (sphere, Lebedev).
-        unit_weights: Whether every path weight must be one; otherwise they may move.
+        method: "lm" (Levenberg-Marquardt), "als" (alternating least squares), "cubature" (sphere, points searched) or
+            "quadrature" (sphere, Lebedev).
+        weights: For "lm": path weights of one ("unit"), weights that may move ("free", or "damped" with a stronger
+            proximal term and slower release), or those of the matrix algebra ("matrix"). "als" uses "unit".
         seed: Seed of the random start.
-        antipodal: For "cubature", search points in pairs `x, -x`.
+        cyclic: For "lm" and all paths of equal degrees: number of terms with three equal factors; the others come in
+            cyclic triples. None leaves every entry free.
+        antipodal: For "cubature": points in pairs `x, -x`.
+        odd_points: For "cubature" of all paths: points for the odd paths, each of them two terms.
     """
 
     shape: Shape
     parity: PathParity
     rank: int
     method: Method = "lm"
-    unit_weights: bool = False
+    weights: Weights = "free"
     seed: int = 0
+    cyclic: int | None = None
     antipodal: bool = False
+    odd_points: int = 0
 
 
 def solve_recipe(recipe: Recipe) -> FactorTable:
-    """Run a recipe and certify the result; nothing is judged here, see `FactorTable.certificate`."""
+    """Run a recipe; the table's certificate tells how good the result is.
+
+    Raises:
+        FactorTableError: If the solver found weights without one of the paths.
+        ConfigError: If the recipe does not fit its shape.
+    """
     start = time.perf_counter()
     problem = CouplingProblem(recipe.shape, recipe.parity)
-    if recipe.method == "quadrature":
-        solution = SphereQuadrature().solve(problem)
-    elif recipe.method == "cubature":
-        solution = SphereCubature(antipodal=recipe.antipodal).solve(problem, recipe.rank, recipe.seed)
-    else:
-        solution = _levenberg_marquardt(problem, recipe)
-    if not recipe.unit_weights:
+    solution = _solve(problem, recipe)
+    if recipe.method != "als" and recipe.weights != "unit":
         solution = _in_nearest_gauge(problem, solution)
-    return table_from_solution(problem, solution, recipe, time.perf_counter() - start)
-
-
-def table_from_solution(problem: CouplingProblem, solution: CPSolution, recipe: Recipe, seconds: float) -> FactorTable:
-    """Table of a solution, with the recipe and what the solver reported as metadata."""
     metadata: dict[str, object] = {
         "recipe": asdict(recipe),
         "iterations": solution.iterations,
-        "seconds": round(seconds, 2),
+        "seconds": round(time.perf_counter() - start, 2),
         **solution.stats,
     }
     return FactorTable(
-        *problem.degrees, problem.parity, *solution.factors.matrices, solution.path_weights,
-        describe(recipe), None, metadata,
-    )  # fmt: skip
+        *problem.degrees,
+        problem.parity,
+        *solution.factors.matrices,
+        solution.path_weights,
+        describe(recipe),
+        None,
+        metadata,
+    )
 
 
 def describe(recipe: Recipe) -> str:
     """The method of a recipe in words."""
-    if recipe.method == "quadrature":
-        return "Lebedev quadrature"
-    if recipe.method == "cubature":
-        return "searched sphere cubature" + (", antipodal" if recipe.antipodal else "")
-    return "Levenberg-Marquardt, " + ("unit weights" if recipe.unit_weights else "free weights")
+    weights = {"unit": "unit weights", "free": "free weights", "damped": "free weights", "matrix": "6j weights"}
+    words = {
+        "lm": f"Levenberg-Marquardt, {weights[recipe.weights]}",
+        "als": "alternating least squares, unit weights",
+        "cubature": "searched sphere cubature",
+        "quadrature": "Lebedev quadrature",
+    }
+    return words[recipe.method]
 
 
 def tied_roles(shape: Shape, parity: PathParity) -> tuple[int, ...]:
     """Roles that may share one factor matrix because the coupling does not change when they are exchanged."""
-    if parity == "all":
-        return ()
-    for roles in ((0, 1, 2), (0, 1), (0, 2), (1, 2)):
-        if len({shape[role] for role in roles}) == 1:
-            return roles
+    if parity == "natural":
+        for roles in ((0, 1, 2), (0, 1), (0, 2), (1, 2)):
+            if len({shape[role] for role in roles}) == 1:
+                return roles
     return ()
 
 
-def _levenberg_marquardt(problem: CouplingProblem, recipe: Recipe) -> CPSolution:
-    solver = (
-        LevenbergMarquardt(mu_schedule=(1.0, 1.0), proximal_schedule=(1e-6, 0.0), max_iterations=300)
-        if recipe.unit_weights
-        else LevenbergMarquardt()
-    )
+def _solve(problem: CouplingProblem, recipe: Recipe) -> CPSolution:
+    if recipe.method == "quadrature":
+        return SphereQuadrature().solve(problem)
+    if recipe.method == "cubature":
+        points = recipe.rank - 2 * recipe.odd_points
+        return SphereCubature(antipodal=recipe.antipodal).solve(problem, points, recipe.seed, recipe.odd_points)
+    if recipe.method == "als":
+        return AlternatingLeastSquares().solve(problem, recipe.rank, recipe.seed)
+    wanted = MatrixAlgebra().path_weights(problem) if recipe.weights == "matrix" else None
     ansatz = _ansatz(problem, recipe)
-    theta = ansatz.random_start(np.random.default_rng(recipe.seed), float(np.sqrt(len(problem.paths))))
-    return solver.solve(problem, ansatz, theta)
+    size = np.sqrt(len(problem.paths)) if wanted is None else np.linalg.norm(wanted)
+    theta = ansatz.random_start(np.random.default_rng(recipe.seed), float(size))
+    return _SOLVERS[recipe.weights].solve(problem, ansatz, theta, wanted)
 
 
 def _ansatz(problem: CouplingProblem, recipe: Recipe) -> Ansatz:
-    tied = tied_roles(recipe.shape, recipe.parity)
-    return free_ansatz(problem.dimensions, recipe.rank, tied)
+    if recipe.cyclic is None:
+        return free_ansatz(problem.dimensions, recipe.rank, tied_roles(recipe.shape, recipe.parity))
+    triples, rest = divmod(recipe.rank - recipe.cyclic, 3)
+    if len(set(recipe.shape)) != 1 or rest or triples < 0 or recipe.cyclic < 0:
+        raise ConfigError(
+            f"cyclic terms need equal degrees and a rank of {recipe.cyclic} plus a multiple of 3, "
+            f"got {recipe.shape} and rank {recipe.rank}"
+        )
+    return cyclic_ansatz(problem.dimensions[0], recipe.cyclic, triples)
 
 
 def _in_nearest_gauge(problem: CouplingProblem, solution: CPSolution) -> CPSolution:
     weights: Mapping[Path, float] = solution.path_weights
-    if min(abs(weight) for weight in weights.values()) < 1e-6:
+    smallest = min(abs(weight) for weight in weights.values())
+    if smallest < 1e-6:
         raise FactorTableError(
-            f"the solver dropped a path at rank {solution.factors.rank} (smallest weight "
-            f"{min(abs(weight) for weight in weights.values()):.1e}): try another seed or a larger rank"
+            f"the solver dropped a path at rank {solution.factors.rank} (smallest weight {smallest:.1e}): "
+            "try another seed or a larger rank"
         )
-    factors: Factors = nearest_unit_gauge(solution.factors, problem.degrees, weights)
+    factors = nearest_unit_gauge(solution.factors, problem.degrees, weights)
     return solution_from_factors(problem, factors, solution.iterations, None, solution.stats)

@@ -52,11 +52,11 @@ class Ansatz:
         return Factors(*(stacked[start:end].reshape(-1, self.rank) for start, end in itertools.pairwise(ends)))
 
     def fold(self, role: int, rows: Array) -> Array:
-        """`S^T` applied to what the representatives of a role (leading axes `[d, columns]`) stand for."""
+        """`S^T` applied to what the representatives of one role (leading axes `[d, columns]`) stand for in that role."""
         start = sum(self.dimensions[:role]) * self.rank
         entries = np.arange(self.dimensions[role])
         indices = (start + entries[:, None] * self.rank + self.columns[None, :]).ravel()
-        weights = np.tile(self.multiplicity * self.role_multiplicity[role], self.dimensions[role])
+        weights = np.tile(self.multiplicity, self.dimensions[role])
         weighted = rows.reshape(len(indices), -1) * weights[:, None]
         return self.expansion[indices].T @ weighted
 

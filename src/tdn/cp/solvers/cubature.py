@@ -14,7 +14,13 @@ import numpy as np
 
 from tdn.cp.couplings import Array, degrees_of_components, dimension, spherical_harmonics
 from tdn.cp.solvers.problem import CouplingProblem, CPSolution, solution_from_factors
-from tdn.cp.solvers.quadrature import factors_at_points, rotational_derivative, tangents
+from tdn.cp.solvers.quadrature import (
+    antisymmetric_terms,
+    factors_at_points,
+    joined,
+    rotational_derivative,
+    tangents,
+)
 
 
 @dataclass(frozen=True)
@@ -31,10 +37,22 @@ class SphereCubature:
     tolerance: float = 1e-14
     antipodal: bool = False
 
-    def solve(self, problem: CouplingProblem, points: int, seed: int) -> CPSolution:
-        """Factors of rank `points` for a natural-parity problem; the residual tells whether the rule is exact."""
-        nodes, weights, iterations = self.find_rule(sum(problem.degrees), points, seed)
+    def solve(self, problem: CouplingProblem, points: int, seed: int, odd_points: int = 0) -> CPSolution:
+        """Factors with one term a point; the residual tells whether the rules found are exact.
+
+        Args:
+            problem: The couplings.
+            points: Points of the rule for the paths with even `l1 + l2 + l3`.
+            seed: Seed of the random starts.
+            odd_points: Points of the rule for the other paths (two terms each), for problems with all paths.
+        """
+        total = sum(problem.degrees)
+        nodes, weights, iterations = self.find_rule(total, points, seed)
         factors = factors_at_points(problem.degrees, nodes, weights)
+        if problem.parity == "all":
+            nodes, weights, more = self.find_rule(total - 1, odd_points, seed)
+            factors = joined(factors, antisymmetric_terms(problem.degrees, nodes, weights))
+            iterations += more
         return solution_from_factors(problem, factors, iterations, None, {"solver": asdict(self)})
 
     def find_rule(self, degree: int, points: int, seed: int) -> tuple[Array, Array, int]:

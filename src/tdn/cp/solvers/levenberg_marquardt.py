@@ -137,11 +137,13 @@ def normal_equations(
     gradient = np.zeros(ansatz.unknowns)
     path_rows = np.zeros((len(problem.paths), ansatz.unknowns))
     for role in range(3):
+        # A single path, unlike the whole coupling, changes when roles are exchanged: here every role counts itself.
+        path_rows += ansatz.fold(role, np.moveaxis(path_gradients[role], 0, -1)).T
         if ansatz.role_multiplicity[role]:
             rows = _gram_rows(factors, columns, role)
-            matrix += ansatz.fold(role, (ansatz.expansion.T @ rows.T).T)
-            gradient += ansatz.fold(role, gradients[role])[:, 0]
-            path_rows += ansatz.fold(role, np.moveaxis(path_gradients[role], 0, -1)).T
+            folded = ansatz.fold(role, (ansatz.expansion.T @ rows.T).T)
+            matrix += ansatz.role_multiplicity[role] * folded
+            gradient += ansatz.role_multiplicity[role] * ansatz.fold(role, gradients[role])[:, 0]
     matrix -= (1.0 - mu**2) * (path_rows.T @ path_rows)
     return matrix, gradient + mu**2 * (path_rows.T @ weight_error)
 

@@ -32,11 +32,9 @@ class SphereQuadrature:
     def solve(self, problem: CouplingProblem) -> CPSolution:
         """Factors of all paths of the problem, with the path weights that the integrals give."""
         total = sum(problem.degrees) + self.extra_degree
-        factors = _symmetric_terms(problem.degrees, total)
+        factors = factors_at_points(problem.degrees, *lebedev_rule(total))
         if problem.parity == "all":
-            odd = _antisymmetric_terms(problem.degrees, total - 1)
-            pairs = zip(factors.matrices, odd.matrices, strict=True)
-            factors = Factors(*(np.concatenate(pair, axis=1) for pair in pairs))
+            factors = joined(factors, antisymmetric_terms(problem.degrees, *lebedev_rule(total - 1)))
         return solution_from_factors(problem, factors, 0, None, {"solver": asdict(self)})
 
 
@@ -53,18 +51,20 @@ def factors_at_points(degrees: tuple[int, int, int], points: Array, weights: Arr
     return Factors(*(spherical_harmonics(degree, points).T * root for degree in degrees))
 
 
-def _symmetric_terms(degrees: tuple[int, int, int], total: int) -> Factors:
-    return factors_at_points(degrees, *lebedev_rule(total))
-
-
-def _antisymmetric_terms(degrees: tuple[int, int, int], total: int) -> Factors:
-    points, weights = lebedev_rule(total)
+def antisymmetric_terms(degrees: tuple[int, int, int], points: Array, weights: Array) -> Factors:
+    """Two terms a point, from `r . (grad A x grad B) C` in the tangent plane: the paths with odd `l1 + l2 + l3`."""
     first, second = tangents(points)
     derivatives = [[rotational_derivative(degree, points, axis) for axis in (first, second)] for degree in degrees[:2]]
     in1 = np.concatenate(derivatives[0], axis=1)
     in2 = np.concatenate([derivatives[1][1], -derivatives[1][0]], axis=1)
     out = np.tile(spherical_harmonics(degrees[2], points).T * weights, 2)
     return Factors(in1, in2, out)
+
+
+def joined(first: Factors, second: Factors) -> Factors:
+    """The sum of two CP forms."""
+    pairs = zip(first.matrices, second.matrices, strict=True)
+    return Factors(*(np.concatenate(pair, axis=1) for pair in pairs))
 
 
 def tangents(points: Array) -> tuple[Array, Array]:
