@@ -262,10 +262,10 @@ def _diverged(
 ) -> TrainingDiverged:
     frames = ", ".join(problem.frames["train"].origins[k] for k in indices)
     return TrainingDiverged(
-        f"Training diverged at step {state.step + 1}: loss {loss:.3g}, gradient norm {norm:.3g}, learning rate {state.lr:.2g}, "
-        f"in the batch of frames {frames}. Look at these frames first (close contacts, failed calculations); else try "
-        f"a lower training.lr (say {state.lr / 3:.1g}), a smaller training.clip_grad, or dtype=float64. The last checkpoint "
-        "and the best model so far are kept."
+        f"Training diverged at step {state.step + 1}: loss {loss:.3g}, gradient norm {norm:.3g}, learning rate "
+        f"{state.lr:.2g}, in the batch of frames {frames}. Look at these frames first (close contacts, failed "
+        f"calculations); else try a lower training.lr (say {state.lr / 3:.1g}), a smaller training.clip_grad, or "
+        "dtype=float64. The last checkpoint and the best model so far are kept."
     )
 
 

@@ -1,0 +1,100 @@
+"""Configuration: what is refused, what it is called, and how overrides are read."""
+
+from __future__ import annotations
+
+import pytest
+
+from tdn.errors import ConfigError
+from tdn.training.config import (
+    DEFAULT_STEPS,
+    RunConfig,
+    TrainingConfig,
+    differences,
+    load_config,
+    parse_duration,
+    write_config,
+)
+
+MINIMAL = ["data.train=a.xyz", "output=run"]
+
+
+def test_everything_but_data_and_output_has_a_default():
+    config = load_config(None, MINIMAL)
+    assert config.training.max_steps == DEFAULT_STEPS
+    assert config.seed == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [("training.lrr=1", "did you mean 'lr'"), ("num_chanels=3", "did you mean 'model.num_channels'"), ("lr", "key=value")],
+)
+def test_wrong_overrides_are_refused_with_a_remedy(override: str, expected: str):
+    with pytest.raises(ConfigError, match=expected):
+        load_config(None, [*MINIMAL, override])
+
+
+def test_unknown_keys_of_a_file_are_refused_with_the_nearest_name(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("data: {train: a.xyz}\noutput: run\ntraining: {batchsize: 3}\n")
+    with pytest.raises(ConfigError, match="training.batchsize: unknown key; did you mean 'batch_size'"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("text", ["- a list", "just text", "data: [unclosed"])
+def test_files_that_hold_no_mapping_are_refused(tmp_path, text: str):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="run.yaml"):
+        load_config(path)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(ConfigError, match=r"No configuration file at nowhere\.yaml"):
+        load_config("nowhere.yaml")
+
+
+def test_overrides_win_over_the_file_and_need_no_section(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("data: {train: a.xyz}\noutput: run\ntraining: {lr: 0.5, max_epochs: 3}\n")
+    config = load_config(path, ["lr=1e-2", "lmax=1", "training.betas=[0.8, 0.99]", "valid=0.2"])
+    assert config.training.lr == 0.01
+    assert config.training.betas == (0.8, 0.99)
+    assert config.training.max_epochs == 3
+    assert config.training.max_steps is None
+    assert config.model.lmax == 1
+    assert config.data.valid == 0.2
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("15m", 900), ("90s", 90), ("1h30m", 5400), ("45", 45), ("1.5h", 5400), (7.0, 7), ("1d", 86400)]
+)
+def test_durations(text, seconds: float):
+    assert TrainingConfig.parse({"max_time": text}).max_time == seconds
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["15 minutes", "m", "-5m", "0s", "soon"])
+def test_other_texts_are_no_durations(text: str):
+    with pytest.raises(ConfigError, match="max_time"):
+        TrainingConfig.parse({"max_time": text})
+
+
+def test_no_option_name_is_in_two_sections_so_that_short_names_are_unique():
+    sections = [RunConfig.model_fields[name].annotation for name in ("data", "model", "training")]
+    names = [name for section in sections for name in section.model_fields] + list(RunConfig.model_fields)
+    assert len(names) == len(set(names))
+
+
+def test_written_configuration_reads_back_equal_and_differences_are_named(tmp_path):
+    config = load_config(None, [*MINIMAL, "max_time=2m", "model.num_channels=8"])
+    path = tmp_path / "config.yaml"
+    path.write_text(write_config(config))
+    again = load_config(path)
+    assert differences(config, again) == []
+    assert differences(config, load_config(path, ["lr=0.5", "seed=4"])) == ["training.lr", "seed"]
+
+
+def test_every_option_is_documented():
+    for section in [RunConfig, *(RunConfig.model_fields[name].annotation for name in ("data", "model", "training"))]:
+        for name in section.model_fields:
+            assert f"{name}:" in section.__doc__ or f"`{name}`" in section.__doc__, (section, name)

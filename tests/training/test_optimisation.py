@@ -1,0 +1,63 @@
+"""Learning rate and weight average."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tdn.training.config import TrainingConfig
+from tdn.training.optimisation import learning_rate, run_fraction, update_average
+
+
+def rates(config: TrainingConfig) -> list[float]:
+    return [learning_rate(config, k, k / config.max_steps) for k in range(config.max_steps + 1)]
+
+
+def test_learning_rate_warms_up_to_its_peak_and_then_only_falls_to_its_floor():
+    config = TrainingConfig(max_steps=1000, lr=0.02, warmup_steps=50, lr_final=0.01)
+    values = rates(config)
+    assert values[0] == pytest.approx(0.02 / 50, rel=1e-6)
+    assert all(b > a for a, b in zip(values[:49], values[1:50], strict=True))
+    assert max(values) == pytest.approx(0.02, rel=0.01)
+    assert all(b < a for a, b in zip(values[50:], values[51:], strict=False))
+    assert values[-1] == pytest.approx(0.02 * 0.01)
+
+
+def test_without_warm_up_the_first_step_has_the_full_rate():
+    assert learning_rate(TrainingConfig(warmup_steps=0, lr=0.5), 0, 0.0) == 0.5
+
+
+def test_beyond_the_end_the_rate_stays_at_its_floor():
+    config = TrainingConfig(lr=1.0, lr_final=0.1, warmup_steps=0)
+    assert learning_rate(config, 5, 1.7) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({"max_steps": 100}, 0.5),
+        ({"max_epochs": 10}, 0.25),
+        ({"max_time": 40}, 0.75),
+        ({"max_steps": 100, "max_epochs": 10, "max_time": 40}, 0.75),
+    ],
+)
+def test_the_limit_that_ends_the_run_first_counts(limits: dict, expected: float):
+    assert run_fraction(TrainingConfig(**limits), step=50, epochs=2.5, elapsed=30.0) == pytest.approx(expected)
+
+
+def test_average_follows_its_definition_and_forgets_the_start():
+    current, averaged = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    expected = averaged.weight.detach().clone()
+    for step in range(1, 50):
+        with torch.no_grad():
+            current.weight.fill_(float(step % 5))
+        update_average(averaged, current, 0.9, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * current.weight.detach()
+    torch.testing.assert_close(averaged.weight.detach(), expected)
+
+
+def test_average_without_decay_is_a_copy():
+    current, averaged = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    update_average(averaged, current, 0.0, 1)
+    torch.testing.assert_close(averaged.weight, current.weight)
