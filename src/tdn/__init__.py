@@ -11,6 +11,7 @@ from tdn.version import __version__
 _PUBLIC = {
     "Potential": "tdn.models.potential",
     "Structure": "tdn.structure",
+    "TDNCalculator": "tdn.calculator",
     "TDN": "tdn.models.tdn",
     "TDNConfig": "tdn.models.tdn",
     "load_model": "tdn.modelfile",

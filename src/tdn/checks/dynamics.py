@@ -1,0 +1,73 @@
+"""Conservation of energy in molecular dynamics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tdn.checks.measure import Array, CheckResult, make_result
+from tdn.errors import DataError
+from tdn.models.potential import Potential
+from tdn.structure import Structure
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+LONGEST_STEP = 0.25
+"""Of the coarser of the two trajectories, fs."""
+PATH = 0.4
+"""How far an atom may move, Å: far enough to test the forces, too near to fly into what no model was made for."""
+NVE_LIMIT = 1e-4
+
+
+def check_nve(potential: Potential, structure: Structure, steps: int = 100) -> CheckResult:
+    """Total energy is conserved by molecular dynamics in the limit of small time steps.
+
+    Velocity Verlet's energy error is of second order in the time step. From two trajectories from the same start with
+    steps `h` and `h/2`, `(4 E(h/2) - E(h)) / 3` removes it; what remains is what forces that are not the gradient of a
+    smooth energy add or take. It is compared with the potential energy that the trajectory exchanges.
+    """
+    from tdn.calculator import TDNCalculator
+
+    atoms = structure.to_ase()
+    atoms.calc = TDNCalculator(potential, device=potential.device)
+    try:
+        step = _time_step(atoms)
+        coarse = _trajectory(atoms, step, steps)
+        fine = _trajectory(atoms, step / 2, 2 * (len(coarse) - 1), path=np.inf)[::2]
+    except DataError as error:
+        return make_result("NVE drift", [np.inf], NVE_LIMIT, "exchanged energy", f"the trajectory ended: {error}")
+    exchanged = np.ptp(fine[:, 0])
+    remaining = np.ptp((4.0 * fine.sum(axis=1) - coarse.sum(axis=1)) / 3.0)
+    detail = (
+        f"{step * (len(coarse) - 1):.3g} fs of {structure.formula} in steps of {step:.2g} fs and half of it: "
+        f"total energy as the step goes to zero, over the {exchanged:.3g} eV of potential energy exchanged"
+    )
+    return make_result("NVE drift", [float(remaining / exchanged)], NVE_LIMIT, "exchanged energy", detail)
+
+
+def _time_step(atoms: Atoms) -> float:
+    """In fs, a twentieth of the time in which the largest acceleration moves an atom along `PATH`."""
+    from ase import units
+
+    accelerations = np.linalg.norm(atoms.get_forces(), axis=1) / atoms.get_masses()
+    fastest = np.sqrt(2.0 * PATH / max(accelerations.max(), 1e-12)) / units.fs
+    return float(min(LONGEST_STEP, fastest / 20.0))
+
+
+def _trajectory(start: Atoms, time_step: float, steps: int, path: float = PATH) -> Array:
+    """Potential and kinetic energy (eV) `[k, 2]` of at most `steps` steps, until an atom has moved `path` Å."""
+    from ase import units
+    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+    from ase.md.verlet import VelocityVerlet
+
+    atoms = start.copy()
+    atoms.calc = start.calc
+    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(0))
+    energies = []
+    for _ in VelocityVerlet(atoms, timestep=time_step * units.fs).irun(steps):
+        energies.append((atoms.get_potential_energy(), atoms.get_kinetic_energy()))
+        if np.linalg.norm(atoms.positions - start.positions, axis=1).max() > path:
+            break
+    return np.array(energies)

@@ -1,0 +1,93 @@
+"""`tdn check`: the physics contract of a model, measured."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tdn.cli.common import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    QuietOption,
+    ThreadsOption,
+    choose_device,
+    choose_dtype,
+    print_table,
+    set_threads,
+    write_json_option,
+)
+
+if TYPE_CHECKING:
+    from tdn.checks import CheckResult
+    from tdn.structure import Structure
+
+# Checks displace, rotate and strain every structure dozens of times.
+MAX_STRUCTURES = 4
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def check(
+    model: Annotated[Path, typer.Argument(help="Model file.")],
+    structures: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files with small structures to check it on; structures made of its elements if none."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer random copies and a shorter trajectory.")] = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = 0,
+    json: JsonOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure what any potential must fulfil: invariances, derivatives, smoothness, limits, energy conservation.
+
+    With --dtype the invariances are measured in that precision only, in both otherwise. Exit code 1 if a check fails.
+    """
+    import torch
+
+    from tdn.checks import run_checks
+    from tdn.modelfile import load_model
+
+    set_threads(threads)
+    chosen = choose_dtype(dtype)
+    potential = load_model(model, choose_device(device))
+    results = run_checks(
+        potential,
+        _read(structures) if structures else None,
+        quick=quick,
+        dtypes=(torch.float32, torch.float64) if chosen is None else (chosen,),
+    )
+    print_table(
+        f"Physics contract of {model}",
+        ("check", "measured", "limit", "unit", "verdict"),
+        [(r.name, f"{r.measured:.2g}", f"{r.limit:.2g}", r.unit, _verdict(r)) for r in results],
+        quiet,
+    )
+    failed = [result for result in results if not result.passed]
+    for result in failed:
+        typer.echo(f"FAILED {result.name}: {result.detail}", err=True)
+    write_json_option(json, {"passed": not failed, "checks": [asdict(result) for result in results]})
+    if failed:
+        raise typer.Exit(1)
+
+
+def _verdict(result: CheckResult) -> str:
+    if not result.claimed:
+        return "not claimed"
+    return "ok" if result.passed else "FAILED"
+
+
+def _read(paths: list[str]) -> list[Structure]:
+    """At most `MAX_STRUCTURES` structures, evenly from all frames of the files."""
+    from tdn.data.formats import expand_paths, read_atoms
+    from tdn.structure import Structure
+
+    frames = [atoms for path in expand_paths(paths) for atoms in read_atoms(path)]
+    step = max(1, -(-len(frames) // MAX_STRUCTURES))
+    return [Structure.from_ase(atoms) for atoms in frames[::step]]
