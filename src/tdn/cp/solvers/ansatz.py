@@ -52,7 +52,7 @@ class Ansatz:
         return Factors(*(stacked[start:end].reshape(-1, self.rank) for start, end in itertools.pairwise(ends)))
 
     def fold(self, role: int, rows: Array) -> Array:
-        """`S^T` applied to what the representatives of one role (leading axes `[d, columns]`) stand for in that role."""
+        """`S^T` applied to what the representatives (leading axes `[d, columns]`) stand for in one role."""
         start = sum(self.dimensions[:role]) * self.rank
         entries = np.arange(self.dimensions[role])
         indices = (start + entries[:, None] * self.rank + self.columns[None, :]).ravel()
