@@ -18,7 +18,7 @@ from tdn.version import __version__
 COMMANDS = {
     "cp": ("tdn.cli.cp", "Exact and low-rank factors of Clebsch-Gordan couplings: show, solve, verify, plot."),
     "train": ("tdn.cli.train", "Train a potential on energies and forces, from data files to a model file."),
-    "eval": ("tdn.cli.eval", "Errors of a model on labelled frames: energy, forces, stress; per element and config_type."),
+    "eval": ("tdn.cli.eval", "Errors of a model on labelled frames, per element and per config_type."),
     "info": ("tdn.cli.info", "What a model file holds: configuration, elements, certificates, data, errors, versions."),
     "check": ("tdn.cli.check", "Measure the physics contract of a model: invariances, derivatives, smoothness, NVE."),
     "data": ("tdn.cli.data", "Look at data files before training on them: check."),

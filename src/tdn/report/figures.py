@@ -74,7 +74,7 @@ def to_svg(figure: Figure, name: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
-    # Bold text comes as the shorthand `font: 700 9.5px 'DejaVu Sans', ...`, other text with its own properties.
+    # Older matplotlib writes the shorthand `font: 700 9.5px 'DejaVu Sans', ...`, newer one property each.
     svg = re.sub(r"(font-family:|font: (?:\d+ )?[\d.]+px) [^;\"]*", r"\1 var(--sans)", svg)
     for colour, variable in THEME.items():
         svg = svg.replace(colour, f"var({variable})")

@@ -1,0 +1,153 @@
+"""`tdn eval`: errors of a trained potential on labelled frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tdn.cli.common import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    QuietOption,
+    SeedOption,
+    ThreadsOption,
+    choose_device,
+    choose_dtype,
+    print_table,
+    set_threads,
+    write_json_option,
+)
+
+if TYPE_CHECKING:
+    from tdn.data.labels import LabelKeys
+    from tdn.evaluation import Errors, Evaluation
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+EPILOG = """Examples:
+
+tdn eval model.tdn test.extxyz
+
+tdn eval model.tdn test.extxyz --output evaluation --json errors.json
+
+tdn eval model.tdn 'frames-*.extxyz' --energy-key dft_energy --forces-key dft_forces"""
+
+UNITS = {"energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
+
+
+@app.command(name="eval", epilog=EPILOG)
+def evaluate_files(
+    model: Annotated[Path, typer.Argument(help="Model file.")],
+    data: Annotated[list[str], typer.Argument(help="Labelled frames: files or glob patterns.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for report, parity plots, predictions and errors.")
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option("--predictions", help="Also write the frames with TDN_* predictions to this extxyz file."),
+    ] = None,
+    energy_key: Annotated[str, typer.Option("--energy-key", help="Name of the energies, or none.")] = "auto",
+    forces_key: Annotated[str, typer.Option("--forces-key", help="Name of the forces, or none.")] = "auto",
+    stress_key: Annotated[str, typer.Option("--stress-key", help="Name of the stress or virials, or none.")] = "auto",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = 0,
+    seed: SeedOption = 0,
+    json: JsonOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Errors of a model on labelled frames: energy, forces, stress; per element and per config_type."""
+    import torch
+
+    from tdn.data.labels import LabelKeys
+    from tdn.data.reading import read_frames
+    from tdn.evaluation import evaluate, write_predictions
+    from tdn.modelfile import load_model
+
+    set_threads(threads)
+    torch.manual_seed(seed)
+    potential = load_model(model, choose_device(device), choose_dtype(dtype))
+    keys = LabelKeys(energy_key, forces_key, stress_key)
+    frames = read_frames(data, keys, required=(), allow_partial=True)
+    if not quiet and str(json) != "-":
+        typer.echo(f"{frames.source}: {frames.report}", err=True)
+    evaluation = evaluate(potential, frames.structures, origins=frames.origins)
+    print_errors(evaluation, quiet or str(json) == "-")
+    if predictions is not None:
+        write_predictions(predictions, evaluation)
+    if output is not None:
+        write_folder(output, evaluation, model, data, keys)
+        if not quiet:
+            typer.echo(f"report: {output / 'report.html'}", err=True)
+    write_json_option(json, evaluation.to_dict())
+
+
+def print_errors(evaluation: Evaluation, quiet: bool = False) -> None:
+    """The tables for people: all frames, forces per element, and per `config_type`."""
+    overall = evaluation.overall
+    quantities = {name: getattr(overall, name) for name in UNITS}
+    rows = [
+        [name.replace("_", " "), *_cells(errors), f"{errors.max:.2f}", str(errors.count), UNITS[name]]
+        for name, errors in quantities.items()
+        if errors is not None
+    ]
+    title = f"{overall.frames} frames, {overall.atoms} atoms"
+    print_table(title, ["quantity", "MAE", "RMSE", "largest", "values", "unit"], rows, quiet)
+    if not rows and not quiet:
+        typer.echo("The frames have no labels: nothing to compare with.", err=True)
+    elements = [
+        [symbol, *_cells(errors), f"{errors.relative_rmse_percent or 0.0:.1f}", str(errors.count)]
+        for symbol, errors in evaluation.per_element.items()
+    ]
+    if elements:
+        columns = ["element", "MAE", "RMSE", "relative RMSE %", "components"]
+        print_table("\nForces per element, meV/Å", columns, elements, quiet)
+    types = [
+        [name, str(table.frames), *_cells(table.energy_per_atom), *_cells(table.forces), *_cells(table.stress)]
+        for name, table in evaluation.per_config_type.items()
+    ]
+    if types:
+        columns = ["config_type", "frames", *(f"{q} {m}" for q in ("E/atom", "F", "stress") for m in ("MAE", "RMSE"))]
+        width = len(columns) if overall.stress is not None else len(columns) - 2
+        print_table("\nPer config_type, meV/atom and meV/Å", columns[:width], [row[:width] for row in types], quiet)
+
+
+def write_folder(output: Path, evaluation: Evaluation, model: Path, data: list[str], keys: LabelKeys) -> None:
+    """Everything about an evaluation: report, parity plots, predictions and errors."""
+    from tdn.evaluation import write_predictions
+    from tdn.files import write_json
+    from tdn.modelfile import load_model, read_header
+    from tdn.report import Report, figures, write_report
+    from tdn.report.model import data_rows, factor_tables, model_rows, provenance_rows
+    from tdn.report.training import evaluation_times
+
+    output.mkdir(parents=True, exist_ok=True)
+    if evaluation.overall.energy is not None:
+        figures.save_png(figures.parity_energy(evaluation), output / "parity_energy.png")
+    if evaluation.overall.forces is not None:
+        figures.save_png(figures.parity_forces(evaluation), output / "parity_forces.png")
+    write_predictions(output / "predictions.extxyz", evaluation)
+    write_json(output / "errors.json", evaluation.to_dict())
+    potential, metadata = load_model(model), read_header(model)["metadata"]
+    names = " ".join(Path(name).name for name in data)
+    chosen = [f" --{q}-key {k}" for q, k in vars(keys).items() if k != "auto"]
+    report = Report(
+        title=f"{model.name} on {names}",
+        lead="Errors of a trained potential on labelled frames.",
+        model=model_rows(potential),
+        data=data_rows(metadata),
+        evaluation=evaluation,
+        evaluated_on="given",
+        tables=factor_tables(potential),
+        timing=evaluation_times(evaluation.to_dict()["timing"]),
+        provenance=provenance_rows(metadata),
+        commands=(f"tdn eval {model.name} {names}{''.join(chosen)}",),
+    )
+    write_report(output / "report.html", report)
+
+
+def _cells(errors: Errors | None) -> list[str]:
+    return ["-", "-"] if errors is None else [f"{errors.mae:.2f}", f"{errors.rmse:.2f}"]
