@@ -26,7 +26,11 @@ def test_everything_but_data_and_output_has_a_default():
 
 @pytest.mark.parametrize(
     ("override", "expected"),
-    [("training.lrr=1", "did you mean 'lr'"), ("num_chanels=3", "did you mean 'model.num_channels'"), ("lr", "key=value")],
+    [
+        ("training.lrr=1", "did you mean 'lr'"),
+        ("num_chanels=3", "did you mean 'model.num_channels'"),
+        ("lr", "key=value"),
+    ],
 )
 def test_wrong_overrides_are_refused_with_a_remedy(override: str, expected: str):
     with pytest.raises(ConfigError, match=expected):
@@ -36,7 +40,7 @@ def test_wrong_overrides_are_refused_with_a_remedy(override: str, expected: str)
 def test_unknown_keys_of_a_file_are_refused_with_the_nearest_name(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("data: {train: a.xyz}\noutput: run\ntraining: {batchsize: 3}\n")
-    with pytest.raises(ConfigError, match="training.batchsize: unknown key; did you mean 'batch_size'"):
+    with pytest.raises(ConfigError, match=r"training\.batchsize: unknown key; did you mean 'batch_size'"):
         load_config(path)
 
 
@@ -44,7 +48,7 @@ def test_unknown_keys_of_a_file_are_refused_with_the_nearest_name(tmp_path):
 def test_files_that_hold_no_mapping_are_refused(tmp_path, text: str):
     path = tmp_path / "run.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match="run.yaml"):
+    with pytest.raises(ConfigError, match=r"run\.yaml"):
         load_config(path)
 
 
@@ -66,7 +70,8 @@ def test_overrides_win_over_the_file_and_need_no_section(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("15m", 900), ("90s", 90), ("1h30m", 5400), ("45", 45), ("1.5h", 5400), (7.0, 7), ("1d", 86400)]
+    ("text", "seconds"),
+    [("15m", 900), ("90s", 90), ("1h30m", 5400), ("45", 45), ("1.5h", 5400), (7.0, 7), ("1d", 86400)],
 )
 def test_durations(text, seconds: float):
     assert TrainingConfig.parse({"max_time": text}).max_time == seconds

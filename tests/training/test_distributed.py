@@ -21,6 +21,7 @@ from tdn.training.run import train
 from .conftest import run_config, run_content, weights_of
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_potential_as_one(clusters: Path, tmp_path: Path):
     # Frames differ in size and some have no forces, so that averaging the processes' own means would be wrong.
     content = {**run_content(clusters, tmp_path / "one"), "dtype": "float64"}

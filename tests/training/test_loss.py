@@ -99,7 +99,9 @@ def test_labels_of_no_kind_give_no_loss_instead_of_a_division_by_zero():
     bare = replace(structures()[1], energy=None)
     graph, targets = GraphDataset([bare], 2.0).batch([0])
     _, _, prediction = batch()
-    prediction = Prediction(prediction.energy[1:], prediction.energies[2:], prediction.forces[2:], prediction.stress[1:])
+    prediction = Prediction(
+        prediction.energy[1:], prediction.energies[2:], prediction.forces[2:], prediction.stress[1:]
+    )
     config = TrainingConfig()
     result, counts = residuals(prediction, graph, targets), label_counts(graph, targets)
     assert weighted_loss(loss_terms(result, config, SCALE), counts, config).item() == 0.0

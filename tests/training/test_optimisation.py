@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -17,9 +19,9 @@ def test_learning_rate_warms_up_to_its_peak_and_then_only_falls_to_its_floor():
     config = TrainingConfig(max_steps=1000, lr=0.02, warmup_steps=50, lr_final=0.01)
     values = rates(config)
     assert values[0] == pytest.approx(0.02 / 50, rel=1e-6)
-    assert all(b > a for a, b in zip(values[:49], values[1:50], strict=True))
+    assert all(b > a for a, b in itertools.pairwise(values[:50]))
     assert max(values) == pytest.approx(0.02, rel=0.01)
-    assert all(b < a for a, b in zip(values[50:], values[51:], strict=False))
+    assert all(b < a for a, b in itertools.pairwise(values[50:]))
     assert values[-1] == pytest.approx(0.02 * 0.01)
 
 

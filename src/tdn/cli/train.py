@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from json import loads
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +19,9 @@ from tdn.cli.common import (
     print_table,
     write_json_option,
 )
+
+if TYPE_CHECKING:
+    from tdn.evaluation.metrics import Errors, ErrorTable
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -80,13 +85,9 @@ def train(
     result = run(config, None if quiet else ConsoleReporter(), resume=resume, overwrite=overwrite)
     if result.signal is not None:
         raise typer.Exit(128 + result.signal)
-    rows = {name: errors for name, errors in (("valid", result.valid), ("test", result.test)) if errors}
-    _print_errors(rows, quiet)
+    _print_errors(result.errors, quiet)
     if json is not None:
-        import json as json_module
-
-        summary = json_module.loads((Path(config.output) / SUMMARY).read_text(encoding="utf-8"))
-        write_json_option(json, summary)
+        write_json_option(json, loads((Path(config.output) / SUMMARY).read_text(encoding="utf-8")))
 
 
 def _content(arguments: list[str], top: dict[str, Any], resume: bool) -> dict[str, Any]:
@@ -131,23 +132,19 @@ def _share(text: str | None) -> Any:
         return text
 
 
-def _print_errors(rows: dict[str, Any], quiet: bool) -> None:
-    columns = {
-        "E MAE meV/atom": "energy_mae_mev_per_atom",
-        "E RMSE meV/atom": "energy_rmse_mev_per_atom",
-        "E MAE meV": "energy_mae_mev",
-        "F MAE meV/Å": "forces_mae",
-        "F RMSE meV/Å": "forces_rmse",
-        "S MAE meV/Å³": "stress_mae",
-        "S RMSE meV/Å³": "stress_rmse",
+def _print_errors(tables: Mapping[str, ErrorTable], quiet: bool) -> None:
+    """MAE / RMSE of every part, for the quantities that have labels."""
+    titles = {
+        "energy": "energy meV",
+        "energy_per_atom": "energy meV/atom",
+        "forces": "forces meV/Å",
+        "stress": "stress meV/Å³",
     }
-    shown = {
-        title: key for title, key in columns.items() if any(errors.get(key) is not None for errors in rows.values())
-    }
+    shown = {name: title for name, title in titles.items() if any(getattr(table, name) for table in tables.values())}
+    rows = [[part, *(_cell(getattr(table, name)) for name in shown)] for part, table in tables.items()]
     if rows:
-        cells = [[name, *(_number(errors.get(key)) for key in shown.values())] for name, errors in rows.items()]
-        print_table("Errors of the best model", ["set", *shown], cells, quiet)
+        print_table("Errors of the best model, MAE / RMSE", ["frames", *shown.values()], rows, quiet)
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _cell(errors: Errors | None) -> str:
+    return "-" if errors is None else f"{errors.mae:.2f} / {errors.rmse:.2f}"

@@ -74,7 +74,7 @@ def prepare(config: RunConfig, say: Callable[[str], None], warn: Callable[[str],
     """
     frames = _read_parts(config, say)
     train, valid, test = (frames.get(name) for name in PARTS)
-    references = _reference_energies(config.data, frames["train"])
+    references = resolve_reference_energies(config.data.reference_energies, frames["train"])
     say(str(references))
     findings = check_frames(frames["train"], valid, test, references, config.model.r_max)
     for finding in findings:
@@ -158,18 +158,11 @@ def _read_parts(config: RunConfig, say: Callable[[str], None]) -> dict[str, Fram
 
 
 def _read(data: DataConfig, files: str | list[str], config: RunConfig) -> FrameSet:
-    """One part; a label is required unless it is switched off or has no weight."""
-    keys, weights = label_keys(data), config.training
-    wanted = (("energy", keys.energy, weights.energy_weight), ("forces", keys.forces, weights.forces_weight))
-    required = [name for name, key, weight in wanted if key != "none" and weight]
+    """One part; energies are always required, forces unless they are switched off or have no weight."""
+    keys = label_keys(data)
+    with_forces = keys.forces != "none" and config.training.forces_weight
+    required = ("energy", "forces") if with_forces else ("energy",)
     return read_frames(files, keys, required=required, allow_partial=data.allow_partial)
-
-
-def _reference_energies(data: DataConfig, frames: FrameSet) -> ReferenceEnergies:
-    if all(s.energy is None for s in frames.structures) and data.reference_energies == "auto":
-        zeros = {z: frames.isolated_atoms.get(z, 0.0) for z in frames.elements}
-        return ReferenceEnergies(zeros, "nothing", ("no training frame has an energy: only forces are meaningful",))
-    return resolve_reference_energies(data.reference_energies, frames)
 
 
 def _basenames(frames: FrameSet) -> str:

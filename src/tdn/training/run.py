@@ -13,15 +13,16 @@ from typing import Any
 
 import torch
 
-from tdn.data.dataset import GraphDataset
 from tdn.errors import ConfigError
+from tdn.evaluation.evaluate import evaluate
+from tdn.evaluation.metrics import ErrorTable
 from tdn.files import atomic_write, write_json
 from tdn.modelfile import save_model
 from tdn.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from tdn.training.config import CHANGEABLE, DataConfig, RunConfig, differences, read_yaml, write_config
 from tdn.training.distributed import Processes, join_processes
-from tdn.training.logs import LogFile, MetricsLog, Reporter, clock, describe_errors
-from tdn.training.loop import Outputs, fit, validate
+from tdn.training.logs import LogFile, MetricsLog, Reporter, clock
+from tdn.training.loop import Outputs, fit
 from tdn.training.optimisation import make_optimizer
 from tdn.training.prepare import Problem, prepare
 from tdn.version import __version__
@@ -39,16 +40,14 @@ class TrainingResult:
         model_path: The best model, ready to load.
         steps: Optimiser steps done.
         elapsed: Seconds of training.
-        valid: Errors of the best model on the validation set: columns of `metrics.csv` without `valid_`.
-        test: The same on the test set; empty if there is none.
+        errors: Of the best model on the `valid` and `test` frames, as far as there are any; empty if interrupted.
         signal: What interrupted the run; None if it is complete.
     """
 
     model_path: Path
     steps: int
     elapsed: float
-    valid: Mapping[str, float | None]
-    test: Mapping[str, float | None]
+    errors: Mapping[str, ErrorTable]
     signal: int | None = None
 
 
@@ -106,15 +105,14 @@ def _run(
         reporter=reporter,
         add_row=metrics.add if metrics else _ignore,
         save=lambda: save_checkpoint(checkpoint, state, problem.fingerprint),
-        improved=lambda: save_averaged(folder / MODEL, state, problem, config) if processes.is_first else None,
+        improved=lambda: save_averaged(folder / MODEL, state, problem, config, {}) if processes.is_first else None,
     )
     try:
         number = fit(state, problem, config.training, processes, outputs)
     finally:
         if metrics:
             metrics.close()
-    valid = best_errors(state)
-    result = TrainingResult(folder / MODEL, state.step, state.elapsed, valid, {}, number)
+    result = TrainingResult(folder / MODEL, state.step, state.elapsed, {}, number)
     if not processes.is_first:
         return result
     if number is not None:
@@ -134,15 +132,12 @@ def _finish(
     pace = f"{1e3 * state.elapsed / max(state.step, 1):.0f} ms a step, validation included"
     reporter.line(f"{why}: {state.step} steps in {clock(state.elapsed)} ({pace}); best at step {state.best_step}")
     state.averaged.load_state_dict(state.best or state.averaged.state_dict())
-    save_averaged(result.model_path, state, problem, config)
-    if "test" in problem.frames:
-        test = problem.frames["test"]
-        dataset = GraphDataset(test.structures, problem.model.r_max, test.origins)
-        result = replace(result, test=validate(state.averaged, dataset, config.training).errors())
-    for name in ("valid", "test"):
-        errors = getattr(result, name)
-        if errors:
-            reporter.line(f"{name}: MAE {describe_errors(errors)}")
+    errors = {}
+    for name, part in problem.frames.items():
+        if name != "train":
+            errors[name] = evaluate(state.averaged, part.structures, origins=part.origins).overall
+    tables = {name: table.to_dict() for name, table in errors.items()}
+    save_averaged(result.model_path, state, problem, config, tables)
     write_json(
         Path(config.output) / SUMMARY,
         {
@@ -153,15 +148,14 @@ def _finish(
             "seconds_per_step": state.elapsed / max(state.step, 1),
             "best_step": state.best_step,
             "stopped_early": state.stopped_early,
-            "valid": result.valid,
-            "test": result.test,
+            "errors": tables,
             "network": problem.model.model_dump(mode="json"),
             "num_parameters": sum(p.numel() for p in state.potential.parameters()),
             **describe_run(problem, config),
         },
     )
     reporter.line(f"model: {result.model_path}")
-    return result
+    return replace(result, errors=errors)
 
 
 def open_folder(folder: Path, config: RunConfig, resume: bool, overwrite: bool) -> None:
@@ -198,14 +192,22 @@ def open_folder(folder: Path, config: RunConfig, resume: bool, overwrite: bool) 
         temporary.write_text(write_config(config), encoding="utf-8")
 
 
-def save_averaged(path: Path, state: TrainingState, problem: Problem, config: RunConfig) -> None:
-    """Write the averaged weights, which are the best ones when this is called, as a model file."""
-    origin = describe_run(problem, config)
-    save_model(
-        path,
-        state.averaged,
-        {**origin, "step": state.best_step, "wall_time_s": state.elapsed, "valid": best_errors(state)},
-    )
+def save_averaged(
+    path: Path, state: TrainingState, problem: Problem, config: RunConfig, errors: Mapping[str, Any]
+) -> None:
+    """Write the averaged weights, which are the best ones when this is called, as a model file.
+
+    Args:
+        path: Destination.
+        state: Where the run stands.
+        problem: What was learnt.
+        config: How.
+        errors: Error tables by part, in the names of `tdn eval`; while training goes on, those of the last validation
+            stand in.
+    """
+    found = errors or {"valid": _nested(state.history[-1])}
+    progress = {"step": state.best_step, "wall_time_s": state.elapsed, "errors": found}
+    save_model(path, state.averaged, {**describe_run(problem, config), **progress})
 
 
 def describe_run(problem: Problem, config: RunConfig) -> dict[str, Any]:
@@ -235,10 +237,15 @@ def describe_run(problem: Problem, config: RunConfig) -> dict[str, Any]:
     }
 
 
-def best_errors(state: TrainingState) -> dict[str, float | None]:
-    """Validation errors of the best weights, names without `valid_`; empty without validation data."""
-    row = next((row for row in reversed(state.history) if row["step"] == state.best_step), {})
-    return {name.removeprefix("valid_"): value for name, value in row.items() if name.startswith("valid_")}
+def _nested(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The validation errors of a row of `metrics.csv` under the names that `tdn eval` has for them."""
+    columns = {"energy": "energy_{}_mev", "energy_per_atom": "energy_{}_mev_per_atom"}
+    columns |= {"forces": "forces_{}", "stress": "stress_{}"}
+    return {
+        quantity: {measure: row[f"valid_{column.format(measure)}"] for measure in ("mae", "rmse")}
+        for quantity, column in columns.items()
+        if row.get(f"valid_{column.format('mae')}") is not None
+    }
 
 
 def _absolute(data: DataConfig) -> DataConfig:
