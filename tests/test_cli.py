@@ -47,7 +47,7 @@ def test_help_lists_every_command() -> None:
         assert name in result.stdout
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, *LEAVES])
+@pytest.mark.parametrize("name", [*dict.fromkeys([*COMMANDS, *LEAVES])])
 def test_command_has_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert run_main(monkeypatch, *name.split(), "--help") == 0
     assert "Usage:" in capsys.readouterr().out

@@ -14,7 +14,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors o
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps, ...")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="float32 or float64; auto keeps the model's own.")]
-ThreadsOption = Annotated[int, typer.Option("--threads", help="CPU threads; 0 leaves PyTorch's choice.")]
+ThreadsOption = Annotated[int, typer.Option("--threads", help="CPU threads; 0 leaves the default.")]
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], quiet: bool = False) -> None:
