@@ -143,6 +143,18 @@ def test_an_output_that_is_a_file_is_refused(clusters: Path, tmp_path: Path):
         train(run_config(clusters, tmp_path / "run"))
 
 
+def test_a_run_that_failed_at_its_data_is_not_in_the_way_of_the_next(clusters: Path, tmp_path: Path):
+    with pytest.raises(DataError, match="No such file"):
+        train(run_config(tmp_path / "nothing.extxyz", tmp_path / "run"))
+    assert train(run_config(clusters, tmp_path / "run")).steps == 12
+
+
+def test_training_files_with_isolated_atoms_only_are_refused(tmp_path: Path):
+    write(tmp_path / "atoms.extxyz", [Atoms("H", info={"REF_energy": -9.0})])
+    with pytest.raises(DataError, match="isolated atoms only"):
+        train(run_config(tmp_path / "atoms.extxyz", tmp_path / "run"))
+
+
 def test_a_finished_run_resumes_to_itself_and_can_be_extended(clusters: Path, tmp_path: Path):
     config = run_config(clusters, tmp_path / "run")
     first = train(config)

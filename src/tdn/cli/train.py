@@ -113,7 +113,7 @@ def _require(content: dict[str, Any]) -> None:
     from tdn.errors import ConfigError
 
     if not content.get("output"):
-        raise ConfigError("Name the folder of the run: --output FOLDER.")
+        raise ConfigError("Name the folder of the run: --output FOLDER (and the data: --data FILE).")
     if not isinstance(content.get("data"), dict) or not content["data"].get("train"):
         raise ConfigError("Name the training data: --data FILE, or `data: {train: FILE}` in the configuration.")
 

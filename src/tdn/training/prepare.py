@@ -73,15 +73,16 @@ def prepare(config: RunConfig, say: Callable[[str], None], warn: Callable[[str],
         DataError: If the data cannot be used.
     """
     frames = _read_parts(config, say)
-    train, valid, test = (frames.get(name) for name in PARTS)
-    references = resolve_reference_energies(config.data.reference_energies, frames["train"])
+    train, valid, test = frames["train"], frames.get("valid"), frames.get("test")
+    references = resolve_reference_energies(config.data.reference_energies, train)
     say(str(references))
-    findings = check_frames(frames["train"], valid, test, references, config.model.r_max)
+    findings = check_frames(train, valid, test, references, config.model.r_max)
     for finding in findings:
-        (warn if finding.severity != "note" else say)(f"{finding.severity}: {finding.message}")
-    if any(finding.severity == "error" for finding in findings):
-        raise DataError("The data cannot be trained on: " + next(f.message for f in findings if f.severity == "error"))
-    assert train is not None
+        if finding.severity != "error":
+            (warn if finding.severity == "warning" else say)(f"{finding.severity}: {finding.message}")
+    errors = [finding.message for finding in findings if finding.severity == "error"]
+    if errors:
+        raise DataError("The data cannot be trained on: " + "; ".join(errors))
     dataset = GraphDataset(train.structures, config.model.r_max, train.origins)
     model = config.model
     if "avg_num_neighbors" not in model.model_fields_set:
@@ -139,6 +140,8 @@ def _read_parts(config: RunConfig, say: Callable[[str], None]) -> dict[str, Fram
             parts[name] = _read(data, source, config)
     for name, part in parts.items():
         say(f"{name}: {len(part)} frames of {_basenames(part)}: {part.report}")
+    if not len(parts["train"]):
+        raise DataError("There are no training frames: the training files hold isolated atoms only.")
     if any(held_out.values()):
         split = split_frames(
             parts["train"],
@@ -152,8 +155,6 @@ def _read_parts(config: RunConfig, say: Callable[[str], None]) -> dict[str, Fram
         kind = f"by `{data.split_by}`" if data.split_by else "at random"
         counts = ", ".join(f"{len(parts[name])} {name}" for name in PARTS if name in parts)
         say(f"held out {kind} with seed {config.seed}: {counts} frames")
-    if not len(parts["train"]):
-        raise DataError("There are no training frames: the training files hold isolated atoms only.")
     return {name: part for name, part in parts.items() if len(part)}
 
 

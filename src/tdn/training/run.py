@@ -168,13 +168,14 @@ def open_folder(folder: Path, config: RunConfig, resume: bool, overwrite: bool) 
         raise ConfigError("Choose one of --resume and --overwrite.")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"The output {folder} is a file: name a folder.")
-    occupied = folder.is_dir() and any(folder.iterdir())
+    # A run that stopped at a wrong file name has left no more than its configuration and its log.
+    occupied = folder.is_dir() and any(path.name not in (CONFIG, LOG) for path in folder.iterdir())
     if occupied and not resume and not overwrite:
         raise ConfigError(
             f"The output folder {folder} is not empty: --resume continues the run in it, --overwrite removes that run, "
             "or name another --output."
         )
-    for name in RUN_FILES if overwrite else ():
+    for name in () if resume else RUN_FILES:
         (folder / name).unlink(missing_ok=True)
     if resume and (folder / CHECKPOINT).is_file():
         old = RunConfig.parse(read_yaml(folder / CONFIG), str(folder / CONFIG))
@@ -188,8 +189,11 @@ def open_folder(folder: Path, config: RunConfig, resume: bool, overwrite: bool) 
     for name in RUN_FILES if folder.is_dir() else ():
         for leftover in folder.glob(f".{name}.*.tmp"):
             leftover.unlink(missing_ok=True)
-    with atomic_write(folder / CONFIG) as temporary:
-        temporary.write_text(write_config(config), encoding="utf-8")
+    try:
+        with atomic_write(folder / CONFIG) as temporary:
+            temporary.write_text(write_config(config), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"The output folder {folder} cannot be written ({error.strerror}): name another.") from error
 
 
 def save_averaged(
