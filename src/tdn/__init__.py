@@ -13,6 +13,7 @@ _PUBLIC = {
     "Structure": "tdn.structure",
     "TDNCalculator": "tdn.calculator",
     "TDN": "tdn.models.tdn",
+    "TDNCalculator": "tdn.calculator",
     "TDNConfig": "tdn.models.tdn",
     "load_model": "tdn.modelfile",
     "save_model": "tdn.modelfile",
