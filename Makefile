@@ -5,31 +5,40 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DEVELOPED := $(VENV)/.installed-dev
 
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: install test docs lint format clean
+.PHONY: install demo test docs lint format clean
 
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tdn needs Python >= 3.11: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+# What tests, documentation and linters need besides.
+$(DEVELOPED): $(INSTALLED)
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/tdn demo --output demo-output
 
 test: docs
 	$(BIN)/python -m pytest
 
-docs: $(INSTALLED)
+docs: $(DEVELOPED)
 	$(BIN)/mkdocs build --strict --quiet
 
-lint: $(INSTALLED)
+lint: $(DEVELOPED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-format: $(INSTALLED)
+format: $(DEVELOPED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -16,6 +16,7 @@ from tdn.version import __version__
 
 # name -> (module, one line of help); `tdn --help` must not import a module, since most of them import torch.
 COMMANDS = {
+    "demo": ("tdn.cli.demo", "All of it on the molecules that ship with the package, from training to a report."),
     "cp": ("tdn.cli.cp", "Exact and low-rank factors of Clebsch-Gordan couplings: show, solve, verify, plot."),
     "train": ("tdn.cli.train", "Train a potential on energies and forces, from data files to a model file."),
     "eval": ("tdn.cli.eval", "Errors of a model on labelled frames, per element and per config_type."),
