@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 
 from tdn.errors import DataError
 from tdn.graph import AtomGraph, Prediction
+from tdn.models.compiled import CompiledCore, compiler_available
 from tdn.models.tdn import TDN, TDNConfig
+from tdn.nn.kernels import gather, scatter_sum
 from tdn.nn.radial import polynomial_envelope
 
 # An atom counts as bound once a neighbour is well inside the cutoff; see `Potential.forward`.
@@ -42,6 +45,8 @@ class Potential(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self._compile = False
+        self._core: CompiledCore | None = None
         self.elements: tuple[int, ...] = tuple(sorted(reference_energies))
         self.network = TDN(config, len(self.elements))
         self.scale = float(scale)
@@ -56,6 +61,8 @@ class Potential(nn.Module):
     def _apply(self, fn, recurse: bool = True) -> nn.Module:
         energies = self.reference_energies
         super()._apply(fn, recurse)
+        # Compiled code holds copies of the factors in the old precision, on the old device.
+        self._core = None
         # Total energies reach 1e5 eV: they stay in float64 whatever the network's precision.
         self.reference_energies = energies.to(self.reference_energies.device)
         return self
@@ -95,9 +102,18 @@ class Potential(nn.Module):
         """Energy of every atom above its reference, eV, `[N]`, from edge vectors `[E, 3]` and element indices `[N]`."""
         energies = self.network(vectors, species, senders, receivers)
         envelope = polynomial_envelope(vectors.square().sum(-1).sqrt(), self.r_max)
-        density = torch.zeros_like(energies).index_add(0, receivers, envelope)
-        bound = -torch.expm1(-BINDING_SHARPNESS * density)
-        return self.scale * (energies + bound * self.shift[species])
+        bound = -torch.expm1(-BINDING_SHARPNESS * scatter_sum(envelope, receivers, species.shape[0]))
+        return self.scale * (energies + bound * gather(self.shift, species))
+
+    def compile(self) -> None:
+        """Run compiled code from now on, forces included; the first call of training and of evaluation compiles.
+
+        Without a C++ compiler on the machine the eager code keeps running, with a warning.
+        """
+        if self.device.type == "cpu" and not compiler_available():
+            warnings.warn("No C++ compiler found (g++ or clang++): running eager code, which is slower.", stacklevel=2)
+            return
+        self._compile = True
 
     def energies_and_edge_forces(
         self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor, create_graph: bool = False
@@ -107,6 +123,18 @@ class Potential(nn.Module):
         Forces and stress are both linear in the edge forces, so one derivative gives everything; compilers and
         simulation engines that work on edges start from here.
         """
+        # Compilers specialise on sizes 0 and 1; such graphs cost nothing in eager mode.
+        if not self._compile or vectors.shape[0] < 2 or species.shape[0] < 2:
+            return self.eager_energies_and_edge_forces(vectors, species, senders, receivers, create_graph)
+        if self._core is None:
+            self._core = CompiledCore(self)
+        with torch.set_grad_enabled(create_graph):
+            return self._core(vectors.detach(), species, senders, receivers)
+
+    def eager_energies_and_edge_forces(
+        self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor, create_graph: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The same without the compiler: the reference."""
         with torch.enable_grad():
             vectors = vectors.detach().requires_grad_(True)
             energies = self.atomic_energies(vectors, species, senders, receivers)

@@ -14,7 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tdn.config import StrictConfig
-from tdn.nn.harmonics import degrees, spherical_harmonics
+from tdn.nn.harmonics import expand_degrees, spherical_harmonics
+from tdn.nn.kernels import gather
 from tdn.nn.linear import DegreeLinear
 from tdn.nn.radial import MLP, BesselBasis
 from tdn.nn.tensor_product import CPConvolution, CPTensorProduct
@@ -58,33 +59,26 @@ class NodeProducts(nn.Module):
 
     Args:
         config: Network shape.
-        lmax_out: Highest degree of the result.
         num_elements: Elements that have their own weights.
     """
 
-    component_degree: Tensor
-
-    def __init__(self, config: TDNConfig, lmax_out: int, num_elements: int) -> None:
+    def __init__(self, config: TDNConfig, num_elements: int) -> None:
         super().__init__()
-        exact, order = config.products == "exact", config.product_order
-        # Only the highest power can stop at lmax_out; the lower ones are factors of the next.
+        lmax, order = config.lmax, config.product_order
         self.products = nn.ModuleList(
-            CPTensorProduct(config.lmax, config.lmax, lmax_out if k == order else config.lmax, config.parity, exact)
-            for k in range(2, order + 1)
+            CPTensorProduct(lmax, lmax, lmax, config.parity, config.products == "exact") for _ in range(order - 1)
         )
-        self.weight = nn.Parameter(torch.randn(order, num_elements, lmax_out + 1, config.num_channels))
-        self.register_buffer("component_degree", degrees(lmax_out), persistent=False)
+        self.weight = nn.Parameter(torch.randn(num_elements, order, lmax + 1, config.num_channels))
 
     def forward(self, message: Tensor, species: Tensor) -> Tensor:
-        """Polynomial of `message [d, N, U]` up to `lmax_out`, `[d_out, N, U]`."""
-        num_components = len(self.component_degree)
-        # [order, d_out, N, U]
-        weight = self.weight[:, species].transpose(1, 2)[:, self.component_degree]
-        power, result = message, weight[0] * message[:num_components]
+        """Polynomial of `message [d, N, U]`, of the same shape."""
+        # [order, lmax + 1, N, U] -> per power [d, N, U]
+        weight = [expand_degrees(power) for power in gather(self.weight, species).permute(1, 2, 0, 3)]
+        power, result = message, weight[0] * message
         for k, product in enumerate(self.products, start=1):
             power = product(power, message)
             # Powers are not normalised: start each a good deal smaller than the one before.
-            result = result + weight[k] * power[:num_components] * 0.5**k
+            result = result + weight[k] * power * 0.5**k
         return result
 
 
@@ -94,25 +88,24 @@ class Gate(nn.Module):
     The invariants are the scalars and the squared norms of the other degrees; all vanish without neighbours.
 
     Args:
-        lmax: Highest degree.
+        lmax: Highest degree that the invariants are taken of.
+        lmax_out: Highest degree that is handed on.
         num_channels: Channels.
     """
 
-    component_degree: Tensor
-
-    def __init__(self, lmax: int, num_channels: int) -> None:
+    def __init__(self, lmax: int, lmax_out: int, num_channels: int) -> None:
         super().__init__()
         self.lmax = lmax
-        self.mlp = MLP([(lmax + 1) * num_channels, num_channels, (lmax + 2) * num_channels])
-        self.register_buffer("component_degree", degrees(lmax), persistent=False)
+        self.lmax_out = lmax_out
+        self.mlp = MLP([(lmax + 1) * num_channels, num_channels, (lmax_out + 2) * num_channels])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gate `[d, N, U]`."""
+        """Gate `x [(lmax + 1)², N, U]`, giving `[(lmax_out + 1)², N, U]`."""
         norms = [x[l * l : (l + 1) ** 2].square().mean(0) for l in range(1, self.lmax + 1)]
         # sqrt(1 + v) - 1 is smooth at zero, zero there, and grows as the norm itself does.
         invariants = torch.cat([x[0], *((1.0 + norm).sqrt() - 1.0 for norm in norms)], dim=-1)
-        gates = self.mlp(invariants).view(x.shape[1], self.lmax + 2, x.shape[2]).transpose(0, 1)
-        gated = x * (1.0 + gates[self.component_degree])
+        gates = self.mlp(invariants).view(x.shape[1], self.lmax_out + 2, x.shape[2]).transpose(0, 1)
+        gated = x[: (self.lmax_out + 1) ** 2] * (1.0 + expand_degrees(gates[:-1]))
         return torch.cat([gated[:1] + gates[-1:], gated[1:]])
 
 
@@ -150,11 +143,11 @@ class Interaction(nn.Module):
         self.radial = MLP([config.num_radial_basis, *config.radial_hidden, (lmax + 1) * channels])
         self.convolution = CPConvolution(lmax_in, lmax, lmax, config.parity, config.products == "exact")
         self.linear_message = DegreeLinear(lmax, channels, channels, config.shared_linear)
-        self.products = NodeProducts(config, lmax_out, num_elements)
-        self.linear_out = DegreeLinear(lmax_out, channels, channels, config.shared_linear)
+        self.products = NodeProducts(config, num_elements)
+        self.linear_out = DegreeLinear(lmax, channels, channels, config.shared_linear)
         # The first layer's input does not vanish for an atom without neighbours, so it has no residual.
-        self.linear_skip = DegreeLinear(lmax_out, channels, channels, config.shared_linear) if lmax_in else None
-        self.gate = Gate(lmax_out, channels)
+        self.linear_skip = DegreeLinear(lmax, channels, channels, config.shared_linear) if lmax_in else None
+        self.gate = Gate(lmax, lmax_out, channels)
 
     def forward(self, x: Tensor, edges: Edges, species: Tensor) -> Tensor:
         """New features `[(lmax_out + 1)², N, U]` from `x [(lmax_in + 1)², N, U]`."""
@@ -163,7 +156,7 @@ class Interaction(nn.Module):
         message = self.linear_message(summed * self.message_scale)
         update = self.linear_out(self.products(message, species))
         if self.linear_skip is not None:
-            update = update + self.linear_skip(x[: update.shape[0]])
+            update = update + self.linear_skip(x)
         return self.gate(update)
 
 
@@ -181,7 +174,7 @@ class TDN(nn.Module):
         channels, last = config.num_channels, config.num_layers - 1
         self.embedding = nn.Parameter(torch.randn(num_elements, channels))
         self.basis = BesselBasis(config.r_max, config.num_radial_basis)
-        # Elements enter as scalars and only scalars are read out: the outer layers use rectangular products.
+        # Elements enter as scalars, so the first product is rectangular; only scalars are read out of the last layer.
         self.layers = nn.ModuleList(
             Interaction(config, config.lmax if k else 0, config.lmax if k < last else 0, num_elements)
             for k in range(config.num_layers)
@@ -202,7 +195,7 @@ class TDN(nn.Module):
         distance = vectors.square().sum(-1).sqrt()
         harmonics = spherical_harmonics(vectors / distance[:, None], self.config.lmax)
         edges = Edges(harmonics, self.basis(distance), senders, receivers)
-        x = self.embedding[species][None]
+        x = gather(self.embedding, species)[None]
         energy = vectors.new_zeros(species.shape[0])
         for layer, readout in zip(self.layers, self.readouts, strict=True):
             x = layer(x, edges, species)

@@ -49,3 +49,11 @@ def spherical_harmonics(directions: Tensor, lmax: int) -> Tensor:
 def degrees(lmax: int) -> Tensor:
     """Degree `l` of each of the `(lmax + 1)²` components, int64."""
     return torch.tensor([l for l in range(lmax + 1) for _ in range(2 * l + 1)])
+
+
+def expand_degrees(values: Tensor) -> Tensor:
+    """Repeat the value of each degree for its components: `[lmax + 1, ...]` to `[(lmax + 1)², ...]`.
+
+    By concatenation, not by indexing: its derivative is a plain sum, fast and the same in every run.
+    """
+    return torch.cat([values[l : l + 1].expand(2 * l + 1, *values.shape[1:]) for l in range(values.shape[0])])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tdn.nn.harmonics import degrees
+from tdn.nn.harmonics import expand_degrees
 
 
 class DegreeLinear(nn.Module):
@@ -20,15 +20,14 @@ class DegreeLinear(nn.Module):
         shared: One matrix for every degree.
     """
 
-    component_degree: Tensor
-
     def __init__(self, lmax: int, in_channels: int, out_channels: int, shared: bool = False) -> None:
         super().__init__()
+        self.shared = shared
         self.weight = nn.Parameter(torch.randn(1 if shared else lmax + 1, in_channels, out_channels))
-        component_degree = torch.zeros((lmax + 1) ** 2, dtype=torch.int64) if shared else degrees(lmax)
-        self.register_buffer("component_degree", component_degree, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[d, N, in_channels]` to `[d, N, out_channels]`."""
         weight = self.weight * self.weight.shape[1] ** -0.5
-        return torch.bmm(x, weight[self.component_degree])
+        if self.shared:
+            return x @ weight[0]
+        return torch.bmm(x, expand_degrees(weight))

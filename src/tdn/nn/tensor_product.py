@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tdn.cp.tables import FactorTable, load_table
 from tdn.nn.harmonics import degrees
-from tdn.nn.kernels import aggregate
+from tdn.nn.kernels import aggregate, gather, scatter_sum
 
 
 class Factors(nn.Module):
@@ -156,5 +156,5 @@ class CPConvolution(nn.Module):
 
     def _dense(self, x: Tensor, by_degree: Tensor, weights: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
         kernels = torch.einsum("ejl,ijk->elki", by_degree, self.factors.coupling)
-        messages = torch.einsum("elki,elu,eiu->eku", kernels, weights, x.transpose(0, 1)[senders])
-        return messages.new_zeros(x.shape[1], *messages.shape[1:]).index_add(0, receivers, messages).transpose(0, 1)
+        messages = torch.einsum("elki,elu,eiu->eku", kernels, weights, gather(x.transpose(0, 1), senders))
+        return scatter_sum(messages, receivers, x.shape[1]).transpose(0, 1)
