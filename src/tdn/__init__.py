@@ -11,7 +11,6 @@ from tdn.version import __version__
 _PUBLIC = {
     "Potential": "tdn.models.potential",
     "Structure": "tdn.structure",
-    "TDNCalculator": "tdn.calculator",
     "TDN": "tdn.models.tdn",
     "TDNCalculator": "tdn.calculator",
     "TDNConfig": "tdn.models.tdn",
@@ -19,7 +18,7 @@ _PUBLIC = {
     "save_model": "tdn.modelfile",
 }
 
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+__all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
