@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -97,16 +97,38 @@ def solve_recipe(recipe: Recipe) -> FactorTable:
     )
 
 
+def recipe_of(table: FactorTable) -> Recipe:
+    """The recipe recorded in a table.
+
+    Raises:
+        FactorTableError: If the table carries none.
+    """
+    recorded = table.metadata.get("recipe")
+    if not isinstance(recorded, dict):
+        raise FactorTableError(f"table {table.name} records no recipe; it was not made by a solver of this package")
+    return Recipe(**{**recorded, "shape": tuple(recorded["shape"])})
+
+
+def check_choices(parity: str, method: str, weights: str) -> None:
+    """Refuse names that no recipe knows.
+
+    Raises:
+        ConfigError: Naming the choices.
+    """
+    for what, value, known in (
+        ("paths", parity, get_args(PathParity)),
+        ("method", method, get_args(Method)),
+        ("weights", weights, get_args(Weights)),
+    ):
+        if value not in known:
+            raise ConfigError(f"{what} must be one of {', '.join(known)}; got {value!r}")
+
+
 def describe(recipe: Recipe) -> str:
-    """The method of a recipe in words."""
-    weights = {"unit": "unit weights", "free": "free weights", "damped": "free weights", "matrix": "6j weights"}
-    words = {
-        "lm": f"Levenberg-Marquardt, {weights[recipe.weights]}",
-        "als": "alternating least squares, unit weights",
-        "cubature": "searched sphere cubature",
-        "quadrature": "Lebedev quadrature",
-    }
-    return words[recipe.method]
+    """The method of a recipe in a few words."""
+    if recipe.method == "lm":
+        return "LM, " + {"unit": "unit weights", "matrix": "6j weights"}.get(recipe.weights, "free weights")
+    return {"als": "ALS, unit weights", "cubature": "sphere cubature", "quadrature": "Lebedev"}[recipe.method]
 
 
 def tied_roles(shape: Shape, parity: PathParity) -> tuple[int, ...]:

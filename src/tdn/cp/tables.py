@@ -172,8 +172,10 @@ def _load_reachable(shape: Shape, parity: PathParity, rank: int | Literal["paper
     candidates = list(_candidates(shape, parity, rank))
     if not candidates:
         raise FactorTableError(_missing_message(shape, parity, rank))
-    # The smallest rank first, then the table that needs the least derivation.
-    file, roles = min(candidates, key=lambda found: (found[0].rank, found[0].shape != shape, found[1] != (0, 1, 2)))
+    # Exact tables first, then the smallest rank, then the table that needs the least derivation.
+    file, roles = min(
+        candidates, key=lambda found: (found[0].fit, found[0].rank, found[0].shape != shape, found[1] != (0, 1, 2))
+    )
     table = read_table(file.path)
     return table if file.shape == shape and roles == (0, 1, 2) else _derived(table, shape, roles)
 
@@ -294,3 +296,49 @@ def is_fit(certificate: Certificate) -> bool:
 def file_name(table: FactorTable) -> str:
     """File name of a table; approximate ones are marked so that they are never taken for exact."""
     return f"{table.name}{'-fit' if is_fit(table.certificate) else ''}.npz"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A certificate measured anew, next to the stored one.
+
+    Attributes:
+        certificate: The new measurements.
+        failures: What did not hold, in words; empty if all is well.
+    """
+
+    certificate: Certificate
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything held."""
+        return not self.failures
+
+
+def verify(table: FactorTable, exact: bool = True) -> Verification:
+    """Measure a table again and compare with what it claims.
+
+    Checks that every path of the shape has a non-zero weight, that the sampled defects stay below the bound up to
+    rounding, that the stored certificate (if any) holds, and, if `exact`, that the factors are exact and well
+    conditioned.
+    """
+    measured = certify(table.factors, table.shape, table.parity, table.path_weights)
+    failures = []
+    paths = coupling_paths(*table.shape, parity=table.parity)
+    if set(paths) != set(table.path_weights) or min(abs(weight) for weight in table.path_weights.values()) < 1e-3:
+        failures.append("a path of the shape is missing or has no weight")
+    rounding = 1e-14 * max(1.0, measured.conditioning)
+    if measured.defect_float64 > measured.bound + rounding:
+        failures.append(f"the float64 defect {measured.defect_float64:.1e} exceeds the bound {measured.bound:.1e}")
+    if measured.defect_float32 > measured.bound + 1e9 * rounding:
+        failures.append(f"the float32 defect {measured.defect_float32:.1e} exceeds the bound {measured.bound:.1e}")
+    stored = table.stored_certificate
+    if stored is not None and measured.residual > 1.01 * stored.residual + 1e-13:
+        failures.append(f"the residual {measured.residual:.1e} exceeds the stored one, {stored.residual:.1e}")
+    if exact and not measured.exact:
+        failures.append(
+            f"not exact and well conditioned: residual {measured.residual:.1e}, "
+            f"largest entry {measured.largest_entry:.2g}"
+        )
+    return Verification(measured, tuple(failures))
