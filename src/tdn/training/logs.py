@@ -53,7 +53,7 @@ class ConsoleReporter(Reporter):
         self._console = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
         self._bar = None
         if self._console.is_terminal:
-            columns = (BarColumn(bar_width=20), TextColumn("{task.percentage:3.0f}% {task.description}"))
+            columns = (BarColumn(bar_width=8), TextColumn("{task.percentage:.0f}% {task.description}"))
             self._bar = Progress(*columns, console=self._console, transient=True)
             self._task = self._bar.add_task("", total=1.0)
 
@@ -71,7 +71,7 @@ class ConsoleReporter(Reporter):
             return
         left = elapsed * (1.0 / fraction - 1.0) if fraction > 0 else float("nan")
         self._bar.start()
-        self._bar.update(self._task, completed=min(fraction, 1.0), description=f"{clock(left)} left | {text}")
+        self._bar.update(self._task, completed=min(fraction, 1.0), description=f"{clock(left)} left, {text}")
 
     def close(self) -> None:
         """Remove the bar."""
@@ -178,6 +178,13 @@ def describe_errors(errors: Mapping[str, float | None], prefix: str = "") -> str
     parts += [f"F {forces:.1f} meV/Å"] if forces is not None else []
     parts += [f"S {stress:.2f} meV/Å³"] if stress is not None else []
     return ", ".join(parts)
+
+
+def describe_briefly(errors: Mapping[str, float | None], prefix: str = "") -> str:
+    """`0.23 meV/atom 12.0 meV/Å`: mean absolute errors of energy and forces."""
+    atom, forces = errors.get(f"{prefix}energy_mae_mev_per_atom"), errors.get(f"{prefix}forces_mae")
+    parts = [f"{atom:.3g} meV/atom"] if atom is not None else []
+    return " ".join([*parts, f"{forces:.3g} meV/Å"] if forces is not None else parts)
 
 
 def _tensorboard(folder: Path, last_step: int, reporter: Reporter) -> Any:

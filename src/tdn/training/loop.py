@@ -19,7 +19,7 @@ from tdn.models.potential import Potential
 from tdn.training.checkpoint import TrainingState
 from tdn.training.config import TrainingConfig
 from tdn.training.distributed import Processes
-from tdn.training.logs import Reporter, clock, describe_errors
+from tdn.training.logs import Reporter, clock, describe_briefly, describe_errors
 from tdn.training.loss import ErrorSums, label_counts, loss_terms, residuals, weighted_loss
 from tdn.training.optimisation import learning_rate, run_fraction, update_average
 from tdn.training.prepare import Problem
@@ -270,8 +270,10 @@ def _diverged(
 
 
 def _live(state: TrainingState, recent: ErrorSums) -> str:
-    text = f"step {state.step} | train {describe_errors(recent.errors())}"
-    return text + (f" | valid {describe_errors(state.history[-1], 'valid_')}" if state.history else "")
+    """Fits on a line beside the bar: errors of the latest training batches, and of the last validation."""
+    text = f"step {state.step}, {describe_briefly(recent.errors())}"
+    valid = describe_briefly(state.history[-1], "valid_") if state.history else ""
+    return f"{text} (valid {valid})" if valid else text
 
 
 def _describe_row(row: dict[str, Any], best: bool) -> str:

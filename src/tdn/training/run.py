@@ -136,6 +136,7 @@ def _finish(
     for name, part in problem.frames.items():
         if name != "train":
             errors[name] = evaluate(state.averaged, part.structures, origins=part.origins).overall
+            reporter.line(f"{name}: {_describe(errors[name])}")
     tables = {name: table.to_dict() for name, table in errors.items()}
     save_averaged(result.model_path, state, problem, config, tables)
     write_json(
@@ -239,6 +240,14 @@ def describe_run(problem: Problem, config: RunConfig) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {"tdn": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
+
+
+def _describe(table: ErrorTable) -> str:
+    """MAE / RMSE of what has labels, on one line."""
+    units = {"energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
+    found = {name: getattr(table, name) for name in units}
+    parts = [f"{name} {e.mae:.2f} / {e.rmse:.2f} {units[name]}" for name, e in found.items() if e is not None]
+    return "MAE / RMSE " + ", ".join(parts).replace("_", " ")
 
 
 def _nested(row: Mapping[str, Any]) -> dict[str, Any]:
