@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tdn.cli.common import JsonOption, QuietOption, SeedOption, print_table, write_json_option
+from tdn.cli.common import JsonOption, QuietOption, SeedOption, ThreadsOption, print_table, write_json_option
 
 if TYPE_CHECKING:
     from tdn.cp.tables import FactorTable
@@ -20,9 +20,6 @@ In2Option = Annotated[int | None, typer.Option("--in2", min=0, help="Largest deg
 OutOption = Annotated[int | None, typer.Option("--out", min=0, help="Largest degree of the output.")]
 PathsOption = Annotated[str, typer.Option("--paths", help="natural: O(3), even l1+l2+l3; all: SO(3).")]
 RankOption = Annotated[str | None, typer.Option("--rank", help="A rank, or `paper`; smallest exact one by default.")]
-ThreadsOption = Annotated[
-    int, typer.Option("--threads", min=0, help="Threads for linear algebra; 0 leaves the default.")
-]
 
 
 @app.command()
