@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -205,4 +206,6 @@ def _wandb(folder: Path, project: str | None, reporter: Reporter) -> Any:
 
         raise ConfigError('wandb_project is set, but wandb is not installed: pip install "tdn[wandb]".') from error
     reporter.line(f"Weights & Biases: project {project}")
-    return wandb.init(project=project, name=folder.name, id=folder.resolve().name, dir=str(folder), resume="allow")
+    # The same folder is the same run, so that a resumed one goes on in its plots.
+    identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    return wandb.init(project=project, name=folder.name, id=identity, dir=str(folder), resume="allow")
