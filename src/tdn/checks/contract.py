@@ -56,7 +56,7 @@ def run_checks(
     own = probes.probe_structures(potential.elements, potential.r_max)
     chosen = own if structures is None else _with_neighbors(potential, structures)
     periodic = [structure for structure in chosen if structure.pbc.all()] or [own[-1]]
-    copies = 3 if quick else 8
+    copies = 5 if quick else 8
     double = in_precision(potential, torch.float64)
     results = []
     for dtype in dtypes:
