@@ -96,6 +96,8 @@ class TrainingConfig(StrictConfig):
         energy_weight: Of the squared error of the energy per atom.
         forces_weight: Of the squared error of a force component.
         stress_weight: Of the squared error of a component of the virial per atom.
+        compile: Run compiled code, which takes up to a minute to make the first time; null does so for runs of at least
+            1000 steps, two minutes, or any number of epochs, where there is a compiler.
         validate_every: Steps between validations; null chooses so that validation takes about a twentieth of the time.
         patience: Validations without improvement after which to stop; null for never.
         checkpoint_interval: Seconds between checkpoints.
@@ -106,26 +108,34 @@ class TrainingConfig(StrictConfig):
     max_epochs: int | None = Field(None, ge=1)
     max_steps: int | None = Field(None, ge=1)
     max_time: Duration | None = None
-    batch_size: int = Field(10, ge=1)
+    batch_size: int = Field(5, ge=1)
     max_edges: int | None = Field(20_000, ge=1)
-    lr: float = Field(3e-2, gt=0)
+    lr: float = Field(4e-2, gt=0)
     lr_final: float = Field(1e-3, ge=0, le=1)
     warmup_steps: int = Field(100, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    amsgrad: bool = True
+    betas: tuple[float, float] = (0.9, 0.95)
+    amsgrad: bool = False
     weight_decay: float = Field(0.0, ge=0)
     clip_grad: float | None = Field(10.0, gt=0)
     ema_decay: float = Field(0.99, ge=0, lt=1)
     loss: Literal["mse", "huber"] = "mse"
     huber_delta: float = Field(0.1, gt=0)
-    energy_weight: float = Field(30.0, ge=0)
+    energy_weight: float = Field(10.0, ge=0)
     forces_weight: float = Field(1.0, ge=0)
     stress_weight: float = Field(1.0, ge=0)
+    compile: bool | None = None
     validate_every: int | None = Field(None, ge=1)
     patience: int | None = Field(None, ge=1)
     checkpoint_interval: float = Field(60.0, ge=0)
     tensorboard: bool = True
     wandb_project: str | None = None
+
+    @property
+    def compiles(self) -> bool:
+        """Whether to run compiled code."""
+        if self.compile is not None:
+            return self.compile
+        return (self.max_steps or 1000) >= 1000 and (self.max_time or 120.0) >= 120.0
 
     @model_validator(mode="before")
     @classmethod
