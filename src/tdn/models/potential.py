@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tdn.errors import DataError
@@ -82,7 +84,7 @@ class Potential(nn.Module):
         """Where the parameters live."""
         return self.shift.device
 
-    def check_elements(self, numbers: Tensor | Sequence[int]) -> None:
+    def check_elements(self, numbers: Tensor | NDArray[np.int64] | Sequence[int]) -> None:
         """Refuse elements that the potential was not trained on.
 
         Raises:

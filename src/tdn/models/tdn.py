@@ -34,6 +34,7 @@ class TDNConfig(StrictConfig):
         radial_hidden: Widths of the hidden layers of the radial networks.
         avg_num_neighbors: Scale of the sums over neighbours; training sets it from its data.
         parity: `natural` keeps mirror symmetry, O(3); `all` adds the odd paths, SO(3) only.
+        weight_per_degree: Radial weights for every filter degree, instead of one for all.
         shared_linear: One channel matrix for all degrees, as in the paper, instead of one a degree.
         products: `cp` for factors, `exact` for the dense twin (same parameters, same function, slower).
     """
@@ -47,6 +48,7 @@ class TDNConfig(StrictConfig):
     radial_hidden: tuple[int, ...] = (64, 64)
     avg_num_neighbors: float = Field(16.0, gt=0)
     parity: Literal["natural", "all"] = "natural"
+    weight_per_degree: bool = True
     shared_linear: bool = False
     products: Literal["cp", "exact"] = "cp"
 
@@ -140,8 +142,10 @@ class Interaction(nn.Module):
         channels, lmax = config.num_channels, config.lmax
         self.message_scale = config.avg_num_neighbors**-0.5
         self.linear_in = DegreeLinear(lmax_in, channels, channels, config.shared_linear)
-        self.radial = MLP([config.num_radial_basis, *config.radial_hidden, (lmax + 1) * channels])
-        self.convolution = CPConvolution(lmax_in, lmax, lmax, config.parity, config.products == "exact")
+        self.convolution = CPConvolution(
+            lmax_in, lmax, lmax, config.parity, config.products == "exact", weight_per_degree=config.weight_per_degree
+        )
+        self.radial = MLP([config.num_radial_basis, *config.radial_hidden, self.convolution.num_weights * channels])
         self.linear_message = DegreeLinear(lmax, channels, channels, config.shared_linear)
         self.products = NodeProducts(config, num_elements)
         self.linear_out = DegreeLinear(lmax, channels, channels, config.shared_linear)

@@ -30,6 +30,8 @@ class BesselBasis(nn.Module):
         num_basis: Number of functions.
     """
 
+    wave_numbers: Tensor
+
     def __init__(self, r_max: float, num_basis: int) -> None:
         super().__init__()
         self.r_max = r_max

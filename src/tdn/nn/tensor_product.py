@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tdn.cp.couplings import PathParity
 from tdn.cp.tables import FactorTable, load_table
 from tdn.nn.harmonics import degrees
 from tdn.nn.kernels import aggregate, gather, scatter_sum
@@ -84,7 +85,7 @@ class CPTensorProduct(nn.Module):
         lmax_in1: int,
         lmax_in2: int,
         lmax_out: int,
-        parity: str = "natural",
+        parity: PathParity = "natural",
         exact: bool = False,
         table: FactorTable | None = None,
     ) -> None:
@@ -113,6 +114,11 @@ class CPConvolution(nn.Module):
         parity: `natural` or `all`.
         exact: Use the dense tensor, contracted with the harmonics first.
         table: Factor table to use instead of the shipped one.
+        weight_per_degree: One radial weight a filter degree and channel; otherwise one a channel, so that the angular
+            shape of the filter is the same at every distance.
+
+    Attributes:
+        num_weights: Radial weights a channel, `lmax_filter + 1` or 1.
     """
 
     degree_mask: Tensor
@@ -122,14 +128,17 @@ class CPConvolution(nn.Module):
         lmax_in: int,
         lmax_filter: int,
         lmax_out: int,
-        parity: str = "natural",
+        parity: PathParity = "natural",
         exact: bool = False,
         table: FactorTable | None = None,
+        weight_per_degree: bool = True,
     ) -> None:
         super().__init__()
         self.exact = exact
         self.factors = Factors(table or load_table(lmax_in, lmax_filter, lmax_out, parity), dense=exact)
-        mask = nn.functional.one_hot(degrees(lmax_filter), lmax_filter + 1)
+        self.num_weights = lmax_filter + 1 if weight_per_degree else 1
+        of_component = degrees(lmax_filter) if weight_per_degree else torch.zeros_like(degrees(lmax_filter))
+        mask = nn.functional.one_hot(of_component, self.num_weights)
         self.register_buffer("degree_mask", mask.to(torch.get_default_dtype()), persistent=False)
 
     def forward(self, x: Tensor, harmonics: Tensor, weights: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
@@ -138,14 +147,14 @@ class CPConvolution(nn.Module):
         Args:
             x: Features `[d1, N, U]`.
             harmonics: `[d2, E]`.
-            weights: Radial weights per filter degree `[E, lmax_filter + 1, U]`.
+            weights: Radial weights `[E, num_weights, U]`.
             senders: int64 `[E]`.
             receivers: int64 `[E]`, ascending.
 
         Returns:
             `[d3, N, U]`.
         """
-        # One column of harmonics a degree, the other degrees zero: [E, d2, lmax + 1].
+        # One column of harmonics a radial weight, the components that it does not scale zero: [E, d2, num_weights].
         by_degree = harmonics.T[:, :, None] * self.degree_mask
         if self.exact:
             return self._dense(x, by_degree, weights, senders, receivers)
