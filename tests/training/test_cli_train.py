@@ -35,12 +35,13 @@ def test_data_and_output_are_enough(clusters: Path, tmp_path: Path):
     assert config["training"]["max_time"] == 1.0
     assert config["training"]["max_steps"] is None
     assert config["seed"] == 5
+    assert "</html>" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_options_that_are_not_given_leave_the_file_alone(clusters: Path, tmp_path: Path):
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump({**run_content(clusters, tmp_path / "run"), "seed": 9, "dtype": "float64"}))
-    done = invoke(path, "max_steps=2", "--quiet")
+    done = invoke(path, "max_steps=2", "--quiet", "--no-report")
     assert done.exit_code == 0, done.output
     assert done.output == ""
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
@@ -50,7 +51,7 @@ def test_options_that_are_not_given_leave_the_file_alone(clusters: Path, tmp_pat
 def test_resume_needs_no_more_than_the_folder(clusters: Path, tmp_path: Path):
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(run_content(clusters, tmp_path / "run", max_steps=3)))
-    assert invoke(path, "-q").exit_code == 0
+    assert invoke(path, "-q", "--no-report").exit_code == 0
     done = invoke("--resume", "--output", tmp_path / "run", "max_steps=6")
     assert done.exit_code == 0, done.output
     assert "resumed at step 3" in done.output

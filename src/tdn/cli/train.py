@@ -52,6 +52,7 @@ def train(
     max_time: Annotated[str | None, typer.Option("--max-time", help="Train this long: 90s, 15m, 1h30m.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the run in the output folder first.")] = False,
+    report: Annotated[bool, typer.Option(help="Write a page about the run to look at, report.html.")] = True,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
@@ -86,6 +87,14 @@ def train(
     if result.signal is not None:
         raise typer.Exit(128 + result.signal)
     _print_errors(result.errors, quiet)
+    if result.evaluations and report:
+        from tdn.report.training import write_training_report
+
+        part = "test" if "test" in result.evaluations else "valid"
+        structures = result.evaluations[part].structures
+        page = write_training_report(config.output, structures, {"test": "test", "valid": "validation"}[part])
+        if not quiet:
+            typer.echo(f"report: {page}", err=True)
     if json is not None:
         write_json_option(json, loads((Path(config.output) / SUMMARY).read_text(encoding="utf-8")))
 

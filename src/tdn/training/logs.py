@@ -12,11 +12,9 @@ from typing import Any
 
 from tdn.files import atomic_write
 from tdn.training.config import TrainingConfig
+from tdn.training.loss import ErrorSums
 
-ERRORS = (
-    *("energy_mae_mev", "energy_rmse_mev", "energy_mae_mev_per_atom", "energy_rmse_mev_per_atom"),
-    *("forces_mae", "forces_rmse", "stress_mae", "stress_rmse"),
-)
+ERRORS = tuple(column.format(measure) for column in ErrorSums.COLUMNS for measure in ("mae", "rmse"))
 COLUMNS = (
     *("step", "epoch", "elapsed_s", "lr", "loss", "valid_loss"),
     *(f"{part}_{name}" for part in ("valid", "train") for name in ERRORS),

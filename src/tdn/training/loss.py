@@ -96,6 +96,7 @@ class ErrorSums:
     """
 
     QUANTITIES = ("energy", "energy_per_atom", "forces", "stress")
+    COLUMNS = ("energy_{}_mev", "energy_{}_mev_per_atom", "forces_{}", "stress_{}")
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         # A row for each quantity: count, sum of |x|, sum of x². Then the label counts and the terms of the loss.
@@ -115,9 +116,8 @@ class ErrorSums:
 
     def errors(self, prefix: str = "") -> dict[str, float | None]:
         """MAE and RMSE: energies in meV and meV/atom, forces in meV/Å, stress in meV/Å³; None without labels."""
-        names = ("energy_{}_mev", "energy_{}_mev_per_atom", "forces_{}", "stress_{}")
         result: dict[str, float | None] = {}
-        for name, (count, absolute, square) in zip(names, self.values[:-2].tolist(), strict=True):
+        for name, (count, absolute, square) in zip(self.COLUMNS, self.values[:-2].tolist(), strict=True):
             result[prefix + name.format("mae")] = 1e3 * absolute / count if count else None
             result[prefix + name.format("rmse")] = 1e3 * (square / count) ** 0.5 if count else None
         return result

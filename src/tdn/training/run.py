@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from tdn.errors import ConfigError
-from tdn.evaluation.evaluate import evaluate
+from tdn.evaluation.evaluate import Evaluation, evaluate
 from tdn.evaluation.metrics import ErrorTable
 from tdn.files import atomic_write, write_json
 from tdn.modelfile import save_model
@@ -23,13 +23,14 @@ from tdn.training.config import CHANGEABLE, DataConfig, RunConfig, differences, 
 from tdn.training.distributed import Processes, join_processes
 from tdn.training.logs import LogFile, MetricsLog, Reporter, clock
 from tdn.training.loop import Outputs, fit
+from tdn.training.loss import ErrorSums
 from tdn.training.optimisation import make_optimizer
 from tdn.training.prepare import Problem, prepare
 from tdn.version import __version__
 
 MODEL, CONFIG, METRICS, SUMMARY = "model.tdn", "config.yaml", "metrics.csv", "summary.json"
-LOG, CHECKPOINT = "train.log", "checkpoint.safetensors"
-RUN_FILES = (MODEL, CONFIG, METRICS, SUMMARY, LOG, CHECKPOINT)
+LOG, CHECKPOINT, REPORT = "train.log", "checkpoint.safetensors", "report.html"
+RUN_FILES = (MODEL, CONFIG, METRICS, SUMMARY, LOG, CHECKPOINT, REPORT)
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,20 @@ class TrainingResult:
         model_path: The best model, ready to load.
         steps: Optimiser steps done.
         elapsed: Seconds of training.
-        errors: Of the best model on the `valid` and `test` frames, as far as there are any; empty if interrupted.
+        evaluations: Of the best model on the `valid` and `test` frames, as far as there are any; empty if interrupted.
         signal: What interrupted the run; None if it is complete.
     """
 
     model_path: Path
     steps: int
     elapsed: float
-    errors: Mapping[str, ErrorTable]
+    evaluations: Mapping[str, Evaluation]
     signal: int | None = None
+
+    @property
+    def errors(self) -> dict[str, ErrorTable]:
+        """The errors of `evaluations`."""
+        return {name: evaluation.overall for name, evaluation in self.evaluations.items()}
 
 
 def train(
@@ -99,6 +105,9 @@ def _run(
         load_checkpoint(checkpoint, state, problem.fingerprint)
         reporter.line(f"resumed at step {state.step}, after {clock(state.elapsed)} of training")
     processes.broadcast([*potential.parameters(), *averaged.parameters()])
+    # Validation is a small part of the time: compiling the averaged weights' evaluation would not pay.
+    if config.training.compiles:
+        potential.compile()
 
     metrics = MetricsLog(folder, state.history, config.training, reporter) if processes.is_first else None
     outputs = Outputs(
@@ -132,13 +141,13 @@ def _finish(
     pace = f"{1e3 * state.elapsed / max(state.step, 1):.0f} ms a step, validation included"
     reporter.line(f"{why}: {state.step} steps in {clock(state.elapsed)} ({pace}); best at step {state.best_step}")
     state.averaged.load_state_dict(state.best or state.averaged.state_dict())
-    errors = {}
+    evaluations = {}
     for name, part in problem.frames.items():
         if name != "train":
-            errors[name] = evaluate(state.averaged, part.structures, origins=part.origins).overall
-            reporter.line(f"{name}: {_describe(errors[name])}")
-    tables = {name: table.to_dict() for name, table in errors.items()}
-    save_averaged(result.model_path, state, problem, config, tables)
+            evaluations[name] = evaluate(state.averaged, part.structures, origins=part.origins)
+            reporter.line(f"{name}: {_describe(evaluations[name].overall)}")
+    result = replace(result, evaluations=evaluations)
+    save_averaged(result.model_path, state, problem, config, result.errors)
     write_json(
         Path(config.output) / SUMMARY,
         {
@@ -149,14 +158,14 @@ def _finish(
             "seconds_per_step": state.elapsed / max(state.step, 1),
             "best_step": state.best_step,
             "stopped_early": state.stopped_early,
-            "errors": tables,
+            "errors": {name: table.to_dict() for name, table in result.errors.items()},
             "network": problem.model.model_dump(mode="json"),
             "num_parameters": sum(p.numel() for p in state.potential.parameters()),
             **describe_run(problem, config),
         },
     )
     reporter.line(f"model: {result.model_path}")
-    return replace(result, errors=errors)
+    return result
 
 
 def open_folder(folder: Path, config: RunConfig, resume: bool, overwrite: bool) -> None:
@@ -198,7 +207,7 @@ def open_folder(folder: Path, config: RunConfig, resume: bool, overwrite: bool) 
 
 
 def save_averaged(
-    path: Path, state: TrainingState, problem: Problem, config: RunConfig, errors: Mapping[str, Any]
+    path: Path, state: TrainingState, problem: Problem, config: RunConfig, errors: Mapping[str, ErrorTable]
 ) -> None:
     """Write the averaged weights, which are the best ones when this is called, as a model file.
 
@@ -207,12 +216,11 @@ def save_averaged(
         state: Where the run stands.
         problem: What was learnt.
         config: How.
-        errors: Error tables by part, in the names of `tdn eval`; while training goes on, those of the last validation
-            stand in.
+        errors: On `valid` and `test` frames; while training goes on, those of the last validation stand in.
     """
-    found = errors or {"valid": _nested(state.history[-1])}
-    progress = {"step": state.best_step, "wall_time_s": state.elapsed, "errors": found}
-    save_model(path, state.averaged, {**describe_run(problem, config), **progress})
+    found = {name: _columns(table) for name, table in errors.items()} or {"valid": _validation(state.history[-1])}
+    progress = {"step": state.best_step, "wall_time_s": state.elapsed}
+    save_model(path, state.averaged, {**describe_run(problem, config), **progress, **found})
 
 
 def describe_run(problem: Problem, config: RunConfig) -> dict[str, Any]:
@@ -250,15 +258,21 @@ def _describe(table: ErrorTable) -> str:
     return "MAE / RMSE " + ", ".join(parts).replace("_", " ")
 
 
-def _nested(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The validation errors of a row of `metrics.csv` under the names that `tdn eval` has for them."""
-    columns = {"energy": "energy_{}_mev", "energy_per_atom": "energy_{}_mev_per_atom"}
-    columns |= {"forces": "forces_{}", "stress": "stress_{}"}
+def _columns(table: ErrorTable) -> dict[str, float]:
+    """MAE and RMSE under the names that `metrics.csv` has for them."""
+    names = zip(ErrorSums.QUANTITIES, ErrorSums.COLUMNS, strict=True)
+    found = [(column, getattr(table, quantity)) for quantity, column in names]
     return {
-        quantity: {measure: row[f"valid_{column.format(measure)}"] for measure in ("mae", "rmse")}
-        for quantity, column in columns.items()
-        if row.get(f"valid_{column.format('mae')}") is not None
+        column.format(measure): getattr(errors, measure)
+        for column, errors in found
+        if errors is not None
+        for measure in ("mae", "rmse")
     }
+
+
+def _validation(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Validation errors in a row of `metrics.csv`, names without `valid_`."""
+    return {name.removeprefix("valid_"): value for name, value in row.items() if name.startswith("valid_")}
 
 
 def _absolute(data: DataConfig) -> DataConfig:
