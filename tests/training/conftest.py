@@ -43,7 +43,14 @@ def clusters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_content(data: Path, output: Path, **training: Any) -> dict[str, Any]:
     """A run with a tiny network, as plain values."""
     model = {"lmax": 1, "num_channels": 4, "num_layers": 2, "product_order": 2, "radial_hidden": [8], "r_max": 4.0}
-    defaults = {"max_steps": 12, "batch_size": 4, "warmup_steps": 2, "validate_every": 5, "tensorboard": False, "compile": False}
+    defaults = {
+        "max_steps": 12,
+        "batch_size": 4,
+        "warmup_steps": 2,
+        "validate_every": 5,
+        "tensorboard": False,
+        "compile": False,
+    }
     return {
         "data": {"train": str(data), "valid": 4},
         "model": model,
