@@ -55,6 +55,7 @@ class Recipe:
             cyclic triples. None leaves every entry free.
         antipodal: For "cubature": points in pairs `x, -x`.
         odd_points: For "cubature" of all paths: points for the odd paths, each of them two terms.
+        sweeps: For "als": most sweeps.
     """
 
     shape: Shape
@@ -66,6 +67,7 @@ class Recipe:
     cyclic: int | None = None
     antipodal: bool = False
     odd_points: int = 0
+    sweeps: int = 2000
 
 
 def solve_recipe(recipe: Recipe) -> FactorTable:
@@ -147,7 +149,7 @@ def _solve(problem: CouplingProblem, recipe: Recipe) -> CPSolution:
         points = recipe.rank - 2 * recipe.odd_points
         return SphereCubature(antipodal=recipe.antipodal).solve(problem, points, recipe.seed, recipe.odd_points)
     if recipe.method == "als":
-        return AlternatingLeastSquares().solve(problem, recipe.rank, recipe.seed)
+        return AlternatingLeastSquares(recipe.sweeps).solve(problem, recipe.rank, recipe.seed)
     wanted = MatrixAlgebra().path_weights(problem) if recipe.weights == "matrix" else None
     ansatz = _ansatz(problem, recipe)
     size = np.sqrt(len(problem.paths)) if wanted is None else np.linalg.norm(wanted)
