@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 
@@ -134,7 +135,7 @@ def relax(
         if reference is not None:
             rmsds.append(rmsd(moving.positions, reference.positions))
 
-    optimizer = LBFGS(moving, logfile=None)
+    optimizer = LBFGS(moving, logfile=os.devnull)  # pyright: ignore[reportArgumentType]
     optimizer.attach(record)
     converged = bool(optimizer.run(fmax=fmax, steps=max_steps))
     moving.calc = None

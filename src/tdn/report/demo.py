@@ -153,7 +153,8 @@ def training_config(run: Path, settings: DemoSettings) -> RunConfig:
         {
             "data": data,
             "model": dict(settings.model),
-            "training": {"max_time": settings.max_time, "tensorboard": False, **settings.training},
+            # Compiling takes a good part of a run this short, and nobody knows how much on another machine.
+            "training": {"max_time": settings.max_time, "compile": False, "tensorboard": False, **settings.training},
             "output": str(run),
             "seed": settings.seed,
             "device": settings.device,

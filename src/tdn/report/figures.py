@@ -31,7 +31,7 @@ THEME = {INK: "--ink", MUTED: "--muted", GRID: "--line", ACCENT: "--accent", WAR
 POINTS = "#4a8fd6"
 MAX_POINTS = 20000
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9.5,

@@ -101,7 +101,7 @@ def data_rows(metadata: Mapping[str, Any]) -> Rows:
     titles = {"train": "Training", "valid": "Validation", "test": "Test"}
     parts = metadata.get("data", {})
     rows = [
-        (titles.get(name, name), f"{part['num_frames']} frames of {', '.join(part['files'])}")
+        (str(titles.get(name, name)), f"{part['num_frames']} frames of {', '.join(part['files'])}")
         for name, part in parts.items()
     ]
     if "train" in parts:
