@@ -8,7 +8,7 @@ displacements, twists about single bonds, one stretched bond. Isolated atoms giv
     PYTHONPATH=src python scripts/make_organics.py check --work DIR      # finite differences of the energy
     PYTHONPATH=src python scripts/make_organics.py assemble --work DIR   # what is finished -> src/tdn/datasets/organics
 
-Needs pyscf, geometric, rdkit and ase: `pip install "tdn[reference]" geometric`. One thread (OMP_NUM_THREADS=1)
+Needs pyscf, geometric, rdkit and ase: `pip install "tdn[reference]"`. One thread (OMP_NUM_THREADS=1)
 reproduces the published numbers to the SCF threshold. `compute` keeps one file per finished molecule in DIR and skips
 those present.
 """
@@ -77,7 +77,7 @@ MOLECULES = (
     ("ethane", "CC", "train"),
     ("formamide", "NC=O", "train"),
     ("methanimine", "C=N", "train"),
-    ("dimethyl ether", "COC", "train"),
+    ("dimethyl ether", "COC", "valid"),
     ("hydrogen peroxide", "OO", "train"),
     ("thioformaldehyde", "C=S", "train"),
     ("difluoromethane", "FCF", "train"),
@@ -357,7 +357,10 @@ def assemble(work: Path, output: Path) -> None:
         splits[split] += frames
         kinds = [frame.info["config_type"] for frame in frames]
         counts = {kind: kinds.count(kind) for kind in ("relaxation", "perturbed", "stretched")}
-        molecules.append({"name": name, "smiles": smiles, "split": split, "frames": len(frames), **counts})
+        last = [atoms for atoms in computed if atoms.info["config_type"] == "relaxation"][-1]
+        final_force = round(float(np.linalg.norm(last.arrays["REF_forces"], axis=1).max()), 4)
+        entry = {"name": name, "smiles": smiles, "split": split, "frames": len(frames), **counts}
+        molecules.append(entry | {"final_relaxation_force": final_force})
     for split, frames in splits.items():
         write_frames(output / f"{split}.extxyz", frames)
     atoms = ase.io.read(work / "isolated_atoms.extxyz", index=":")

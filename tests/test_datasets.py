@@ -68,14 +68,19 @@ def test_molecules_are_bound(frames, atom_energies, split):
         assert 1.0 < atomization / len(symbols) < 6.0, frame.info["molecule"]
 
 
-def test_relaxations_go_downhill_to_small_forces(frames):
+def test_relaxations_go_downhill_to_small_forces(frames, manifest):
     by_molecule = {}
     for frame in (frame for split in SPLITS for frame in frames[split]):
         if frame.info["config_type"] == "relaxation":
             by_molecule.setdefault(frame.info["molecule"], []).append(frame)
+    final_forces = {entry["name"]: entry["final_relaxation_force"] for entry in manifest["molecules"]}
+    assert by_molecule.keys() == final_forces.keys()
     for name, steps in by_molecule.items():
         assert steps[-1].info["REF_energy"] < steps[0].info["REF_energy"], name
-        assert np.abs(steps[-1].arrays["REF_forces"]).max() < 0.1, name
+        force = np.linalg.norm(steps[-1].arrays["REF_forces"], axis=1).max()
+        assert force == pytest.approx(final_forces[name], abs=1e-4)
+        # The start and at most 12 steps: relaxations that used them all need not have arrived.
+        assert force < (0.05 if len(steps) < 13 else 0.5), name
 
 
 def test_frames_are_molecules_without_a_cell(frames):
