@@ -240,9 +240,9 @@ def check_cutoff(potential: Potential, structures: Sequence[Structure], shells: 
     """Energy and forces do not jump where a pair of atoms crosses the cutoff.
 
     A structure is scaled so that one of its pairs is just inside and just outside of `r_max`; smooth functions
-    change by parts in a million there, a jump stays whatever the step.
+    change by a part in a million there, a jump stays whatever the step.
     """
-    values, step = [], 1e-8
+    values, step = [], 1e-9
     for structure, rng in with_generators(structures):
         (start,) = probes.displaced(structure, AMPLITUDE, rng, 1)
         graph = AtomGraph.from_structure(start, 1.1 * potential.r_max)

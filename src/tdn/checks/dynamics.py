@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LONGEST_STEP = 0.25
 """Of the coarser of the two trajectories, fs."""
-PATH = 0.4
+PATH = 0.3
 """How far an atom may move, Å: far enough to test the forces, too near to fly into what no model was made for."""
 NVE_LIMIT = 1e-4
 
@@ -33,9 +33,9 @@ def check_nve(potential: Potential, structure: Structure, steps: int = 100) -> C
     atoms = structure.to_ase()
     atoms.calc = TDNCalculator(potential, device=potential.device)
     try:
-        step = _time_step(atoms)
-        coarse = _trajectory(atoms, step, steps)
-        fine = _trajectory(atoms, step / 2, 2 * (len(coarse) - 1), path=np.inf)[::2]
+        step = min(LONGEST_STEP, _fitting_step(atoms))
+        coarse = _trajectory(atoms, step, steps, stop_early=True)
+        fine = _trajectory(atoms, step / 2, 2 * (len(coarse) - 1), stop_early=False)[::2]
     except DataError as error:
         return make_result("NVE drift", [np.inf], NVE_LIMIT, "exchanged energy", f"the trajectory ended: {error}")
     exchanged = np.ptp(fine[:, 0])
@@ -47,17 +47,19 @@ def check_nve(potential: Potential, structure: Structure, steps: int = 100) -> C
     return make_result("NVE drift", [float(remaining / exchanged)], NVE_LIMIT, "exchanged energy", detail)
 
 
-def _time_step(atoms: Atoms) -> float:
+def _fitting_step(atoms: Atoms) -> float:
     """In fs, a twentieth of the time in which the largest acceleration moves an atom along `PATH`."""
     from ase import units
 
     accelerations = np.linalg.norm(atoms.get_forces(), axis=1) / atoms.get_masses()
-    fastest = np.sqrt(2.0 * PATH / max(accelerations.max(), 1e-12)) / units.fs
-    return float(min(LONGEST_STEP, fastest / 20.0))
+    return float(np.sqrt(2.0 * PATH / max(accelerations.max(), 1e-12)) / units.fs / 20.0)
 
 
-def _trajectory(start: Atoms, time_step: float, steps: int, path: float = PATH) -> Array:
-    """Potential and kinetic energy (eV) `[k, 2]` of at most `steps` steps, until an atom has moved `path` Å."""
+def _trajectory(start: Atoms, time_step: float, steps: int, stop_early: bool) -> Array:
+    """Potential and kinetic energy (eV) of every step, `[k, 2]`; `time_step` in fs.
+
+    If asked it stops where an atom has moved along `PATH` or has come to a wall that needs a smaller step.
+    """
     from ase import units
     from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
     from ase.md.verlet import VelocityVerlet
@@ -67,7 +69,8 @@ def _trajectory(start: Atoms, time_step: float, steps: int, path: float = PATH) 
     MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(0))
     energies = []
     for _ in VelocityVerlet(atoms, timestep=time_step * units.fs).irun(steps):
-        energies.append((atoms.get_potential_energy(), atoms.get_kinetic_energy()))
-        if np.linalg.norm(atoms.positions - start.positions, axis=1).max() > path:
+        moved = np.linalg.norm(atoms.positions - start.positions, axis=1).max()
+        if stop_early and len(energies) > 4 and (moved > PATH or _fitting_step(atoms) < 0.6 * time_step):
             break
+        energies.append((atoms.get_potential_energy(), atoms.get_kinetic_energy()))
     return np.array(energies)

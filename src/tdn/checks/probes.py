@@ -12,6 +12,7 @@ from tdn.cp.couplings import random_rotations
 from tdn.structure import Structure
 
 Array = NDArray[np.float64]
+Numbers = Sequence[int] | NDArray[np.int64]
 
 # Basis and lattice of the crystals below: nothing is symmetric, so that no force or stress vanishes by chance.
 SKEWED_CELL = np.array([[1.0, 0.05, 0.0], [0.35, 0.95, 0.1], [-0.25, 0.3, 0.9]])
@@ -34,7 +35,7 @@ def probe_structures(elements: Sequence[int], r_max: float, seed: int = 0) -> tu
     return (*clusters, skewed_crystal(rng.choice(elements, size=4), 0.3 * r_max))
 
 
-def random_cluster(numbers: Sequence[int], rng: np.random.Generator) -> Structure:
+def random_cluster(numbers: Numbers, rng: np.random.Generator) -> Structure:
     """A connected cluster: each atom 1.0 to 1.25 sums of covalent radii, and at least 0.9 Å, from an earlier one."""
     radii = np.array([covalent_radius(int(z)) for z in numbers])
     positions = np.zeros((1, 3))
@@ -49,7 +50,7 @@ def random_cluster(numbers: Sequence[int], rng: np.random.Generator) -> Structur
     return make_structure(numbers, positions)
 
 
-def skewed_crystal(numbers: Sequence[int], shortest: float = 0.0) -> Structure:
+def skewed_crystal(numbers: Numbers, shortest: float = 0.0) -> Structure:
     """Four atoms in a skewed cell, of a size that no two atoms are closer than a bond.
 
     Args:
@@ -65,7 +66,7 @@ def skewed_crystal(numbers: Sequence[int], shortest: float = 0.0) -> Structure:
     return make_structure(numbers, fractional * scale, SKEWED_CELL * scale)
 
 
-def make_structure(numbers: Sequence[int], positions: Array, cell: Array | None = None) -> Structure:
+def make_structure(numbers: Numbers, positions: Array, cell: Array | None = None) -> Structure:
     """A structure that is periodic in all directions if it has a cell, else in none."""
     return Structure(
         numbers=np.array(numbers, dtype=np.int64),
