@@ -107,6 +107,7 @@ def _run(
     processes.broadcast([*potential.parameters(), *averaged.parameters()])
     # Validation is a small part of the time: compiling the averaged weights' evaluation would not pay.
     if config.training.compiles:
+        reporter.line("compiling, which may take some minutes the first time (training.compile=false does without)")
         potential.compile()
 
     metrics = MetricsLog(folder, state.history, config.training, reporter) if processes.is_first else None
