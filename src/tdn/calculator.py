@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -131,7 +131,7 @@ class TDNCalculator(Calculator):
             PropertyNotImplementedError: If stress is asked of a structure that is not periodic in all directions.
         """
         super().calculate(atoms, list(properties), list(system_changes))
-        structure = Structure.from_ase(self.atoms)
+        structure = Structure.from_ase(cast(Atoms, self.atoms))
         periodic = bool(structure.pbc.all())
         if "stress" in properties and not periodic:
             raise PropertyNotImplementedError(
@@ -192,9 +192,13 @@ def _default_device() -> str:
 
 
 def _as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    known = {"float32": torch.float32, "float64": torch.float64}
-    if dtype is None or dtype in known.values():
-        return dtype  # pyright: ignore[reportReturnType]
+    known = {
+        None: None,
+        "float32": torch.float32,
+        "float64": torch.float64,
+        torch.float32: torch.float32,
+        torch.float64: torch.float64,
+    }
     if dtype not in known:
         raise DataError(f"dtype must be float32, float64 or None for the model's own, got {dtype!r}.")
     return known[dtype]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,7 +77,7 @@ class AtomGraph:
 
     def to(self, device: torch.device | str) -> AtomGraph:
         """The same graph on another device."""
-        moved = {
+        moved: dict[str, Any] = {
             field.name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
             for field in dataclasses.fields(self)
             if (value := getattr(self, field.name)) is not None

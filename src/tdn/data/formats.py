@@ -28,7 +28,7 @@ def expand_paths(paths: PathLike | Sequence[PathLike]) -> list[Path]:
     """
     names = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     files: list[Path] = []
-    for name in map(os.fspath, names):
+    for name in (os.fspath(path) for path in names):
         matches = [name] if os.path.isfile(name) else sorted(glob.glob(name, recursive=True))
         if not matches:
             raise DataError(f"No such file: {name}.")
@@ -76,7 +76,7 @@ def _read_database(path: Path) -> list[Atoms]:
     import ase.db
 
     frames = []
-    with ase.db.connect(path) as database:
+    with ase.db.connect(path) as database:  # pyright: ignore[reportGeneralTypeIssues]
         for row in database.select():
             atoms = row.toatoms()
             atoms.info.update(row.key_value_pairs)

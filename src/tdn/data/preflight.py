@@ -100,9 +100,9 @@ def stiffness(frames: Sequence[Structure]) -> float | None:
     for group in composition_groups(labelled):
         if len(group) < 10:
             continue
-        spread = np.std([s.energy for s in group], ddof=1)
+        spread = np.std(np.array([s.energy for s in group], dtype=np.float64), ddof=1)
         temperatures.append(float(spread) / np.sqrt(1.5 * len(group[0])))
-        squares.append(float(np.mean([np.square(s.forces).mean() for s in group])))
+        squares.append(float(np.mean([np.square(s.forces).mean() for s in group if s.forces is not None])))
         weights.append(len(group))
     if not weights or np.average(temperatures, weights=weights) < 1e-12:
         return None
@@ -273,10 +273,11 @@ def _distances(name: str, frames: FrameSet, r_max: float | None) -> list[Finding
 def _energies(train: FrameSet, references: ReferenceEnergies) -> list[Finding]:
     """Energies per atom after subtracting reference energies."""
     findings = [Finding("note", "references", note) for note in references.notes]
-    labelled = [s for s in train.structures if s.energy is not None]
-    if not labelled:
+    binding = np.array(
+        [(s.energy - references.total(s.numbers)) / len(s) for s in train.structures if s.energy is not None]
+    )
+    if not len(binding):
         return findings
-    binding = np.array([(s.energy - references.total(s.numbers)) / len(s) for s in labelled])
     if abs(binding.mean()) > BINDING_LIMIT:
         findings += _warn(
             "binding_energy",

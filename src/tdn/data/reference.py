@@ -15,7 +15,7 @@ from tdn.data.reading import FrameSet
 from tdn.errors import DataError
 from tdn.structure import Structure
 
-ReferenceSpec = str | Mapping[str, float] | Mapping[int, float]
+ReferenceSpec = str | Mapping[str, float] | Mapping[int, float] | Mapping[str | int, float]
 
 
 @dataclass(frozen=True)

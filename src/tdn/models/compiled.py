@@ -53,7 +53,10 @@ class CompiledCore:
             (index * EXAMPLE_ATOMS) // EXAMPLE_EDGES,
         )
         trace = make_fx(
-            core, tracing_mode="symbolic", _allow_non_fake_inputs=True, decomposition_table=core_aten_decompositions()
+            core,
+            tracing_mode="symbolic",
+            _allow_non_fake_inputs=True,
+            decomposition_table=core_aten_decompositions(),  # pyright: ignore[reportArgumentType]
         )
         self.run = torch.compile(trace(self._parameters(), *example), dynamic=True)
 

@@ -39,14 +39,14 @@ class TDNConfig(StrictConfig):
         products: `cp` for factors, `exact` for the dense twin (same parameters, same function, slower).
     """
 
-    lmax: int = Field(2, ge=1, le=6)
-    num_channels: int = Field(64, ge=1)
-    num_layers: int = Field(2, ge=1)
-    product_order: int = Field(3, ge=1, le=6)
-    r_max: float = Field(5.0, gt=0)
-    num_radial_basis: int = Field(8, ge=1)
+    lmax: int = Field(default=2, ge=1, le=6)
+    num_channels: int = Field(default=64, ge=1)
+    num_layers: int = Field(default=2, ge=1)
+    product_order: int = Field(default=3, ge=1, le=6)
+    r_max: float = Field(default=5.0, gt=0)
+    num_radial_basis: int = Field(default=8, ge=1)
     radial_hidden: tuple[int, ...] = (64, 64)
-    avg_num_neighbors: float = Field(16.0, gt=0)
+    avg_num_neighbors: float = Field(default=16.0, gt=0)
     parity: Literal["natural", "all"] = "natural"
     weight_per_degree: bool = True
     shared_linear: bool = False

@@ -105,28 +105,28 @@ class TrainingConfig(StrictConfig):
         wandb_project: Log to this project of Weights & Biases too.
     """
 
-    max_epochs: int | None = Field(None, ge=1)
-    max_steps: int | None = Field(None, ge=1)
+    max_epochs: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
     max_time: Duration | None = None
-    batch_size: int = Field(5, ge=1)
-    max_edges: int | None = Field(20_000, ge=1)
-    lr: float = Field(4e-2, gt=0)
-    lr_final: float = Field(1e-3, ge=0, le=1)
-    warmup_steps: int = Field(100, ge=0)
+    batch_size: int = Field(default=5, ge=1)
+    max_edges: int | None = Field(default=20_000, ge=1)
+    lr: float = Field(default=4e-2, gt=0)
+    lr_final: float = Field(default=1e-3, ge=0, le=1)
+    warmup_steps: int = Field(default=100, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     amsgrad: bool = False
-    weight_decay: float = Field(0.0, ge=0)
-    clip_grad: float | None = Field(10.0, gt=0)
-    ema_decay: float = Field(0.99, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip_grad: float | None = Field(default=10.0, gt=0)
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
     loss: Literal["mse", "huber"] = "mse"
-    huber_delta: float = Field(0.1, gt=0)
-    energy_weight: float = Field(10.0, ge=0)
-    forces_weight: float = Field(1.0, ge=0)
-    stress_weight: float = Field(1.0, ge=0)
+    huber_delta: float = Field(default=0.1, gt=0)
+    energy_weight: float = Field(default=10.0, ge=0)
+    forces_weight: float = Field(default=1.0, ge=0)
+    stress_weight: float = Field(default=1.0, ge=0)
     compile: bool | None = None
-    validate_every: int | None = Field(None, ge=1)
-    patience: int | None = Field(None, ge=1)
-    checkpoint_interval: float = Field(60.0, ge=0)
+    validate_every: int | None = Field(default=None, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+    checkpoint_interval: float = Field(default=60.0, ge=0)
     tensorboard: bool = True
     wandb_project: str | None = None
 
@@ -163,13 +163,13 @@ class RunConfig(StrictConfig):
     """
 
     data: DataConfig
-    model: TDNConfig = Field(default_factory=TDNConfig)
-    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    model: TDNConfig = TDNConfig()
+    training: TrainingConfig = TrainingConfig()
     output: str
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     device: str = "auto"
     dtype: Literal["float32", "float64"] = "float32"
-    threads: int = Field(0, ge=0)
+    threads: int = Field(default=0, ge=0)
 
 
 SECTIONS: dict[str, type[StrictConfig]] = {"data": DataConfig, "model": TDNConfig, "training": TrainingConfig}
