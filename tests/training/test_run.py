@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -264,6 +266,42 @@ def test_batches_hold_to_the_edge_budget(clusters: Path, tmp_path: Path):
     config = run_config(clusters, tmp_path / "run", max_epochs=1, max_steps=None, batch_size=20, max_edges=12)
     # Three atoms have 6 edges and five up to 20: at most two clusters in a batch, so 20 frames need ten steps or more.
     assert train(config).steps >= 10
+
+
+def test_tensorboard_gets_the_rows_too(clusters: Path, tmp_path: Path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(run_config(clusters, tmp_path / "run", tensorboard=True))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    logged = [(event.step, event.value) for event in events.Scalars("valid_forces_mae")]
+    rows = rows_of(tmp_path / "run")
+    assert [step for step, _ in logged] == [int(row["step"]) for row in rows]
+    assert [value for _, value in logged] == pytest.approx([float(row["valid_forces_mae"]) for row in rows], rel=1e-6)
+
+
+def test_weights_and_biases_is_used_when_asked_for_only(clusters: Path, tmp_path: Path, monkeypatch):
+    calls: list[tuple] = []
+
+    class Run:
+        def log(self, values: dict, step: int) -> None:
+            calls.append((step, values["valid_forces_mae"]))
+
+        def finish(self) -> None:
+            calls.append(("finish",))
+
+    fake = types.ModuleType("wandb")
+    fake.init = lambda **options: calls.append((options["project"],)) or Run()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    train(run_config(clusters, tmp_path / "plain"))
+    assert calls == []
+    train(run_config(clusters, tmp_path / "run", wandb_project="potentials"))
+    rows = [(int(row["step"]), float(row["valid_forces_mae"])) for row in rows_of(tmp_path / "run")]
+    assert calls == [("potentials",), *rows, ("finish",)]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match="not installed"):
+        train(run_config(clusters, tmp_path / "missing", wandb_project="potentials"))
 
 
 def test_torch_random_numbers_are_not_consumed_by_a_step(clusters: Path, tmp_path: Path):

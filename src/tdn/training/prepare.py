@@ -155,7 +155,7 @@ def _read_parts(config: RunConfig, say: Callable[[str], None]) -> dict[str, Fram
         kind = f"by `{data.split_by}`" if data.split_by else "at random"
         counts = ", ".join(f"{len(parts[name])} {name}" for name in PARTS if name in parts)
         say(f"held out {kind} with seed {config.seed}: {counts} frames")
-    return {name: part for name, part in parts.items() if len(part)}
+    return {name: parts[name] for name in PARTS if name in parts and len(parts[name])}
 
 
 def _read(data: DataConfig, files: str | list[str], config: RunConfig) -> FrameSet:
