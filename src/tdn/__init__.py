@@ -10,12 +10,16 @@ from tdn.version import __version__
 # Public names and where they live. They are imported on first use, so that `import tdn` and `tdn --help` are instant.
 _PUBLIC = {
     "Potential": "tdn.models.potential",
+    "RunConfig": "tdn.training.config",
     "Structure": "tdn.structure",
     "TDN": "tdn.models.tdn",
     "TDNCalculator": "tdn.calculator",
     "TDNConfig": "tdn.models.tdn",
+    "evaluate": "tdn.evaluation.evaluate",
+    "load_config": "tdn.training.config",
     "load_model": "tdn.modelfile",
     "save_model": "tdn.modelfile",
+    "train": "tdn.training.run",
 }
 
 __all__ = ["__version__", *_PUBLIC]

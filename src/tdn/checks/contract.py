@@ -37,7 +37,7 @@ def run_checks(
     structures: Sequence[Structure] | None = None,
     quick: bool = False,
     dtypes: Sequence[torch.dtype] = (torch.float32, torch.float64),
-    compiled: Predict | None = None,
+    compiled: bool = False,
 ) -> tuple[CheckResult, ...]:
     """Measure the whole contract.
 
@@ -48,7 +48,7 @@ def run_checks(
             the one with the fewest edges.
         quick: Fewer copies and half the trajectory.
         dtypes: Precisions in which the invariances are measured.
-        compiled: A compiled form of `potential` to compare with it, in the potential's own precision.
+        compiled: Also compile the potential, which can take a minute, and compare it with its eager form.
 
     Raises:
         DataError: If a structure has elements that the potential does not know, or none has atoms within its cutoff.
@@ -79,8 +79,10 @@ def run_checks(
         check_nve(double, min(chosen, key=lambda s: _num_edges(double, s)), steps=50 if quick else 100),
         check_precision(double, in_precision(potential, torch.float32), chosen),
     ]
-    if compiled is not None:
-        results.append(check_compiled(potential, compiled, chosen))
+    if compiled:
+        fast = in_precision(potential, potential.dtype)
+        fast.compile()
+        results.append(check_compiled(potential, fast, chosen))
     return tuple(results)
 
 

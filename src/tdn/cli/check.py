@@ -38,7 +38,9 @@ def check(
         list[str] | None,
         typer.Argument(help="Files with small structures to check it on; structures made of its elements if none."),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer random copies and a shorter trajectory.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer random copies, a shorter trajectory, nothing compiled.")
+    ] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = 0,
@@ -53,6 +55,7 @@ def check(
 
     from tdn.checks import run_checks
     from tdn.modelfile import load_model
+    from tdn.models.compiled import compiler_available
 
     set_threads(threads)
     chosen = choose_dtype(dtype)
@@ -62,6 +65,7 @@ def check(
         _read(structures) if structures else None,
         quick=quick,
         dtypes=(torch.float32, torch.float64) if chosen is None else (chosen,),
+        compiled=not quick and compiler_available(),
     )
     print_table(
         f"Physics contract of {model}",

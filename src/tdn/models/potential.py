@@ -69,6 +69,10 @@ class Potential(nn.Module):
         self.reference_energies = energies.to(self.reference_energies.device)
         return self
 
+    def __getstate__(self) -> dict[str, object]:
+        # Compiled code belongs to this object's parameters; a copy compiles its own.
+        return {**self.__dict__, "_core": None}
+
     @property
     def r_max(self) -> float:
         """Cutoff of the neighbour list, Å."""

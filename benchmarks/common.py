@@ -1,0 +1,55 @@
+"""What every benchmark writes beside its numbers, and how it takes times."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tdn.files import write_json
+from tdn.report.model import describe_machine
+from tdn.version import __version__
+
+
+def write_result(path: Path, command: str, content: Mapping[str, Any]) -> None:
+    """Write `content` with date, machine, versions and the command that makes it again."""
+    setting = {
+        "command": command,
+        "date": datetime.date.today().isoformat(),
+        "machine": describe_machine(),
+        "threads": torch.get_num_threads(),
+        "versions": {"tdn": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+    write_json(path, {**setting, **content})
+
+
+def interleaved_times(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
+    """Milliseconds of each function in each round, the functions taking turns so that a slow spell hits all of them."""
+    for function in functions.values():
+        function()
+        function()
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def summarise(times: Mapping[str, np.ndarray], ours: str) -> dict[str, dict[str, float]]:
+    """Median, quartiles, and how many times longer each takes than ours, as the median over rounds."""
+    return {
+        name: {
+            "median_ms": round(float(np.median(values)), 4),
+            "quartiles_ms": [round(float(q), 4) for q in np.quantile(values, [0.25, 0.75])],
+            "ratio_to_ours": round(float(np.median(values / times[ours])), 3),
+        }
+        for name, values in times.items()
+    }

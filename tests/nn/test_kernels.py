@@ -1,0 +1,67 @@
+"""Gathering and summing are each other's derivative, to any order, on every kind of graph."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tdn.nn.kernels import aggregate, gather, scatter_sum
+
+INDEX = {
+    "ragged": torch.tensor([0, 0, 0, 2, 4, 4]),
+    "isolated nodes": torch.tensor([3, 3]),
+    "no edges": torch.zeros(0, dtype=torch.int64),
+}
+
+
+def values(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("name", INDEX)
+def test_gather_and_scatter_sum_are_adjoint(name: str) -> None:
+    index = INDEX[name]
+    x, y = values(5, 2, 3), values(len(index), 2, 3)
+    assert torch.allclose((gather(x, index) * y).sum(), (x * scatter_sum(y, index, 5)).sum())
+
+
+@pytest.mark.parametrize("name", ["ragged", "isolated nodes"])
+def test_derivatives_of_both_orders(name: str) -> None:
+    index = INDEX[name]
+    for function, argument in (
+        (lambda v: gather(v, index).square(), values(5, 3)),
+        (lambda v: scatter_sum(v, index, 5).square(), values(len(index), 3)),
+    ):
+        assert torch.autograd.gradcheck(function, argument)
+        assert torch.autograd.gradgradcheck(function, argument)
+
+
+def test_non_contiguous_values_are_summed_right() -> None:
+    index = INDEX["ragged"]
+    y = torch.randn(3, len(index)).T
+    assert torch.equal(scatter_sum(y, index, 5), scatter_sum(y.contiguous(), index, 5))
+
+
+def naive_aggregate(xa: Tensor, yb: Tensor, w: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
+    result = torch.zeros_like(xa)
+    for e, (s, n) in enumerate(zip(senders.tolist(), receivers.tolist(), strict=True)):
+        result[n] += torch.einsum("rw,wu,ru->ru", yb[e], w[e], xa[s])
+    return result
+
+
+def test_aggregate_is_the_trilinear_sum() -> None:
+    receivers = torch.tensor([0, 0, 1, 3, 3, 3])
+    senders = torch.tensor([1, 2, 0, 0, 1, 3])
+    xa, yb, w = values(4, 7, 5), values(6, 7, 3), values(6, 3, 5)
+    expected = naive_aggregate(xa.detach(), yb.detach(), w.detach(), senders, receivers)
+    assert torch.allclose(aggregate(xa, yb, w, senders, receivers), expected, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda *a: aggregate(*a, senders, receivers), (xa, yb, w))
+    assert torch.autograd.gradgradcheck(lambda *a: aggregate(*a, senders, receivers), (xa, yb, w))
+
+
+def test_sums_are_the_same_in_every_run() -> None:
+    torch.manual_seed(0)
+    index = torch.randint(0, 10, (1000,)).sort()[0]
+    y = torch.randn(1000, 16)
+    assert all(torch.equal(scatter_sum(y, index, 10), scatter_sum(y, index, 10)) for _ in range(5))
