@@ -5,7 +5,7 @@
 Every form computes the same equivariant map on the same random graph, one thread, float32:
   ours                node-projected exact factors, plain PyTorch (`CPConvolution`)
   exact_ke            the dense tensor, contracted with the harmonics first (`CPConvolution(exact=True)`)
-  e3nn                `e3nn.o3.TensorProduct`, mode uvu, one weight a path and channel: more weights than ours, if installed
+  e3nn                `e3nn.o3.TensorProduct`, mode uvu, a weight a path and channel (more than ours); if installed
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python benchmarks/rmd17.py --data FOLDER --molecule ethanol --max-time 15m
 
-FOLDER holds rmd17_<molecule>_train_01.npz and rmd17_<molecule>_test_01.npz. Everything else is the default of `tdn train`.
+FOLDER holds rmd17_<molecule>_{train,test}_01.npz. Everything else is the default of `tdn train`.
 The result goes to benchmarks/results/; the test frames are looked at once, after training.
 """
 
