@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -69,11 +70,9 @@ def print_summary(result: DemoResult, seconds: float) -> None:
             ("energy MAE, test", f"{overall.energy_per_atom.mae:.1f} meV/atom"),
             ("force MAE, test", f"{overall.forces.mae:.0f} meV/Å ({overall.forces.relative_rmse_percent:.0f} % RMSE)"),
         ]
-    rows += [
-        (f"{relaxation.name}, distance to DFT geometry", f"{relaxation.rmsds[-1]:.3f} Å")
-        for relaxation in result.relaxations
-        if relaxation.rmsds is not None
-    ]
+    for start in ("displaced", "conformer"):
+        distances = [float(r.rmsds[-1]) for r in result.relaxations if r.rmsds is not None and r.name.endswith(start)]
+        rows.append((f"relaxed from {start}: median distance to DFT", f"{statistics.median(distances):.3f} Å"))
     rows += [
         ("NVE drift", f"{run.drift:.2g} meV/atom/ps"),
         ("speed", f"{run.ms_per_step:.1f} ms a step"),

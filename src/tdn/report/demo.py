@@ -21,12 +21,15 @@ from tdn.files import atomic_write
 from tdn.report.content import Report, Rows, number
 from tdn.report.render import write_report
 from tdn.report.training import duration, training_report
+from tdn.structure import Structure
 from tdn.training import RunConfig, train
 from tdn.training.logs import Reporter
 
 LEVEL_OF_THEORY = "B3LYP/6-31G*"
 MOLECULE = "ethanol"
-"""The test molecule that is drawn in colour and shaken; the first one of the test set if it is not there."""
+"""The test molecule whose relaxation is drawn in colour, and whose relaxed geometry starts the dynamics."""
+DISPLACEMENT = 0.1
+"""Standard deviation of the coordinates from which the relaxations start, Å."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class DemoResult:
         report: The page.
         model: The model file.
         evaluation: Errors on the test molecules.
-        relaxations: One a test molecule.
+        relaxations: Two a test molecule, from displaced coordinates and from a conformer.
         trajectory: The NVE run.
         checks: The physics checks.
         seconds: Duration of every stage.
@@ -127,13 +130,13 @@ def run_demo(folder: Path, settings: DemoSettings | None = None, progress: Repor
         evaluation = evaluate(potential, test.structures)
         write_predictions(folder / "predictions.extxyz", evaluation)
     with stage("relaxation of these molecules"):
-        relaxations = relax_molecules(test, calculator)
+        relaxations = relax_molecules(test, calculator, settings.seed)
         _write_relaxed(folder / "relaxed.extxyz", relaxations)
     first = relaxations[0]
-    with stage(f"molecular dynamics of {first.name}"):
+    with stage(f"molecular dynamics of {MOLECULE}"):
         steps = max(round(1000 * settings.picoseconds / settings.timestep_fs), 10)
         trajectory = run_nve(
-            first.atoms, calculator, timestep_fs=settings.timestep_fs, steps=steps, seed=settings.seed, name=first.name
+            first.atoms, calculator, timestep_fs=settings.timestep_fs, steps=steps, seed=settings.seed, name=MOLECULE
         )
     with stage("physics checks"):
         checks = run_checks(potential, quick=True)
@@ -165,17 +168,26 @@ def training_config(run: Path, settings: DemoSettings) -> RunConfig:
     )
 
 
-def relax_molecules(frames: FrameSet, calculator: TDNCalculator) -> tuple[Relaxation, ...]:
-    """Relax every molecule from the start of its DFT relaxation and compare with the end of it; `MOLECULE` first."""
-    paths: dict[str, list] = {}
+def relax_molecules(frames: FrameSet, calculator: TDNCalculator, seed: int = 0) -> tuple[Relaxation, ...]:
+    """Relax every molecule from two starts and compare with the DFT minimum; `MOLECULE` comes first.
+
+    One start is the minimum with its coordinates displaced by normal random numbers. The other is the conformer from
+    which the DFT relaxation started; it may lie in the basin of another rotamer.
+    """
+    paths: dict[str, list[Structure]] = {}
     for structure in frames.structures:
-        if structure.info.get("config_type") == "relaxation":
+        if structure.info["config_type"] == "relaxation":
             paths.setdefault(str(structure.info["molecule"]), []).append(structure)
     names = sorted(paths, key=lambda name: (name != MOLECULE, list(paths).index(name)))
     found = []
-    for name in names:
-        path = sorted(paths[name], key=lambda structure: structure.info["step"])
-        found.append(relax(path[0].to_ase(), calculator, reference=path[-1].to_ase(), name=name))
+    for start in ("displaced", "conformer"):
+        for name in names:
+            path = sorted(paths[name], key=lambda structure: structure.info["step"])
+            conformer, minimum = path[0].to_ase(), path[-1].to_ase()
+            displaced = minimum.copy()
+            displaced.rattle(DISPLACEMENT, seed=seed)
+            first = displaced if start == "displaced" else conformer
+            found.append(relax(first, calculator, reference=minimum, name=f"{name}, {start}"))
     return tuple(found)
 
 
