@@ -182,13 +182,14 @@ def _load_reachable(shape: Shape, parity: PathParity, rank: int | Literal["paper
 
 def _candidates(
     shape: Shape, parity: PathParity, rank: int | Literal["paper"] | None
-) -> Iterator[tuple[TableFile, tuple[int, int, int]]]:
+) -> Iterator[tuple[TableFile, Shape]]:
     """Files that hold the shape, with the role of the file that each role of the shape takes."""
     for file in list_tables():
         wanted = file.fit if rank == "paper" else (not file.fit if rank is None else file.rank == rank)
         if file.parity != parity or not wanted:
             continue
-        for roles in permutations(range(3)):
+        for first, second, third in permutations(range(3)):
+            roles = (first, second, third)
             # Odd paths change sign under an exchange of two roles, so "all" tables are only rotated cyclically.
             if parity == "all" and roles not in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
                 continue
@@ -219,7 +220,8 @@ def _padded(table: FactorTable, shape: Shape) -> FactorTable:
         rows = np.zeros((dimension(degree), table.rank))
         rows[: matrix.shape[0]] = matrix
         matrices.append(rows)
-    return FactorTable(*shape, table.parity, *matrices, table.path_weights, f"{table.method}, padded",
+    in1, in2, out = matrices
+    return FactorTable(*shape, table.parity, in1, in2, out, table.path_weights, f"{table.method}, padded",
                        None, table.metadata)  # fmt: skip
 
 
@@ -227,10 +229,10 @@ def _scalar_table(shape: Shape, parity: PathParity) -> FactorTable:
     """Couplings with a scalar in one role are `delta / sqrt(2 l + 1)`: one term a component, written down directly."""
     role = shape.index(0)
     degree = max(shape)
-    scale = (2.0 * degrees_of_components(degree) + 1.0) ** (-1.0 / 6.0)
-    matrices = [scale[None, :] if other == role else np.diag(scale) for other in range(3)]
+    scale = np.power(2.0 * degrees_of_components(degree) + 1.0, -1.0 / 6.0, dtype=np.float64)
+    in1, in2, out = (scale[None, :] if other == role else np.diag(scale) for other in range(3))
     weights = dict.fromkeys(coupling_paths(*shape, parity=parity), 1.0)
-    return FactorTable(*shape, parity, *matrices, weights, "written down (one role is scalar)")
+    return FactorTable(*shape, parity, in1, in2, out, weights, "written down (one role is scalar)")
 
 
 def _missing_message(shape: Shape, parity: PathParity, rank: int | str | None) -> str:
@@ -275,8 +277,9 @@ def read_table(path: FilePath) -> FactorTable:
                     "update tdn"
                 )
             weights = {Path(*key): value for key, value in zip(content["paths"].tolist(), content["weights"].tolist())}  # noqa: B905
+            l1, l2, l3 = header["shape"]
             table = FactorTable(
-                *header["shape"], header["parity"], content["in1"], content["in2"], content["out"], weights,
+                l1, l2, l3, header["parity"], content["in1"], content["in2"], content["out"], weights,
                 header["method"], Certificate.from_dict(header["certificate"]), header["metadata"],
             )  # fmt: skip
     except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:

@@ -134,7 +134,15 @@ def _separable_sum(
 
     for _ in range(_STARTS):
         start = rng.standard_normal(ends[-1]) * np.cbrt(np.abs(ratios).max())
-        found = optimize.least_squares(errors, start, jacobian, xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=400)
+        found = optimize.least_squares(
+            errors,
+            start,
+            jac=jacobian,  # pyright: ignore[reportArgumentType]
+            xtol=1e-15,
+            ftol=1e-15,
+            gtol=1e-15,
+            max_nfev=400,
+        )
         largest = np.abs(found.x).max()
         if np.linalg.norm(found.fun) < _EXACT * np.linalg.norm(ratios) and largest < 100 * np.cbrt(
             np.abs(ratios).max()

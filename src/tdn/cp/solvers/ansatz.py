@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -35,7 +36,7 @@ class Ansatz:
 
     dimensions: tuple[int, int, int]
     rank: int
-    expansion: sparse.csr_matrix
+    expansion: Any  # a CSR matrix; SciPy's types for sparse results are unions that fit nowhere
     columns: np.ndarray
     multiplicity: Array
     role_multiplicity: tuple[int, int, int] = (1, 1, 1)
@@ -93,8 +94,8 @@ def free_ansatz(dimensions: tuple[int, int, int], rank: int, tied: Sequence[int]
 
 def nested_ansatz(dimensions: tuple[int, int, int], rank: int) -> Ansatz:
     """The three matrices are the leading rows of one matrix, as for products of functions at common points."""
-    largest = max(dimensions) * rank
-    expansion = sparse.vstack([sparse.identity(largest, format="csr")[: d * rank] for d in dimensions], format="csr")
+    identity: Any = sparse.identity(max(dimensions) * rank, format="csr")
+    expansion = sparse.vstack([identity[: d * rank] for d in dimensions], format="csr")
     return Ansatz(dimensions, rank, expansion, np.arange(rank), np.ones(rank))
 
 
@@ -146,4 +147,4 @@ def cyclic_ansatz(dimension: int, fixed: int, triples: int) -> Ansatz:
         permutation = sparse.csr_matrix((np.ones(rank), (np.arange(rank), columns)), shape=(rank, rank))
         blocks.append(sparse.kron(sparse.identity(dimension), permutation, format="csr"))
     expansion = sparse.vstack(blocks, format="csr")
-    return Ansatz((dimension,) * 3, rank, expansion, np.arange(rank), np.ones(rank), (3, 0, 0))
+    return Ansatz((dimension, dimension, dimension), rank, expansion, np.arange(rank), np.ones(rank), (3, 0, 0))

@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tdn.cp.couplings import Array, degrees_of_components, dimension, spherical_harmonics
+from tdn.cp.couplings import Array, degrees_of_components, spherical_harmonics
 from tdn.cp.solvers.problem import CouplingProblem, CPSolution, solution_from_factors
 from tdn.cp.solvers.quadrature import (
     antisymmetric_terms,
@@ -62,13 +63,13 @@ class SphereCubature:
         nodes = rng.standard_normal((count, 3))
         nodes /= np.linalg.norm(nodes, axis=1, keepdims=True)
         weights = np.full(count, 1.0 / count)
-        kept = degrees_of_components(degree) % 2 == 0 if self.antipodal else np.full(dimension(degree), True)
+        kept = (degrees_of_components(degree) % 2 == 0) | (not self.antipodal)
         nodes, weights, iterations = self._descend(degree, nodes, weights, kept)
         if self.antipodal:
             nodes, weights = np.concatenate([nodes, -nodes]), np.tile(weights / 2.0, 2)
         return nodes, weights, iterations
 
-    def _descend(self, degree: int, nodes: Array, weights: Array, kept: Array) -> tuple[Array, Array, int]:
+    def _descend(self, degree: int, nodes: Array, weights: Array, kept: NDArray[np.bool_]) -> tuple[Array, Array, int]:
         count, damping = len(weights), 1e-2
         errors = _integration_errors(degree, nodes, weights)[kept]
         checkpoint = errors @ errors

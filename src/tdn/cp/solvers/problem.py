@@ -51,7 +51,7 @@ class CouplingProblem:
 
     def path_weights(self, tensor: Array) -> Array:
         """Weights `[paths]` of the orthogonal projection of `tensor` on the equivariant tensors."""
-        return np.array([np.vdot(wigner_3j(*path), tensor[_block(path)]) for path in self.paths])
+        return np.array([np.vdot(wigner_3j(*path), tensor[_block(path)]) for path in self.paths], dtype=np.float64)
 
     def path_gradients(self, factors: Factors) -> tuple[Array, Array, Array]:
         """Derivatives of the path weights in the three factor matrices, each `[paths, d, R]`."""

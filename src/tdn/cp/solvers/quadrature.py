@@ -72,7 +72,7 @@ def tangents(points: Array) -> tuple[Array, Array]:
     helper = np.eye(3)[np.argmin(np.abs(points), axis=1)]
     first = np.cross(points, helper)
     first /= np.linalg.norm(first, axis=1, keepdims=True)
-    return first, np.cross(points, first)
+    return first, np.asarray(np.cross(points, first), dtype=np.float64)
 
 
 def rotational_derivative(lmax: int, points: Array, axes: Array) -> Array:
