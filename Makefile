@@ -31,7 +31,7 @@ test: docs
 	$(BIN)/python -m pytest
 
 docs: $(DEVELOPED)
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 
 lint: $(DEVELOPED)
 	$(BIN)/ruff check .
