@@ -17,6 +17,7 @@ import yaml
 from typer.main import get_command
 
 from tdn.cli.main import COMMANDS
+from tdn.cp.tables import load_table
 from tdn.modelfile import save_model
 from tdn.models.potential import Potential
 from tdn.models.tdn import TDNConfig
@@ -100,3 +101,13 @@ def test_make_targets_exist() -> None:
     for page in PAGES:
         named = re.findall(r"(?:`|^)make ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
         assert set(named) <= targets, f"{page.name} names targets that the Makefile lacks"
+
+
+def test_ranks_in_readme_are_those_shipped() -> None:
+    """A better table, or a lost one, must show."""
+    rows = dict(
+        re.findall(r"^\| (exact, S?O\(3\)) \|(.*)\|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    for name, parity in (("exact, O(3)", "natural"), ("exact, SO(3)", "all")):
+        shipped = [load_table(lmax, lmax, lmax, parity).rank for lmax in range(1, 7)]
+        assert [int(cell) for cell in rows[name].split("|")] == shipped
