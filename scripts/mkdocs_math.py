@@ -12,9 +12,7 @@ from typing import Any
 from latex2mathml.converter import convert
 
 # What pymdownx.arithmatex (generic mode) leaves in the page.
-_FORMULA = re.compile(
-    r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>', flags=re.DOTALL
-)
+_FORMULA = re.compile(r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>', flags=re.DOTALL)
 
 
 def on_page_content(content: str, **_: Any) -> str:

@@ -40,6 +40,7 @@ def check_nve(potential: Potential, structure: Structure, steps: int = 100) -> C
         step = min(LONGEST_STEP, _fitting_step(atoms))
         coarse = _trajectory(atoms, step, steps, stop_early=True)
         duration = step * (len(coarse) - 1)
+        remaining, exchanged = np.inf, 1.0
         for _ in range(REFINEMENTS):
             step /= 2
             fine = _trajectory(atoms, step, 2 * (len(coarse) - 1), stop_early=False)
