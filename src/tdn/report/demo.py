@@ -28,6 +28,8 @@ from tdn.training.logs import Reporter
 LEVEL_OF_THEORY = "B3LYP/6-31G*"
 MOLECULE = "ethanol"
 """The test molecule whose relaxation is drawn in colour, and whose relaxed geometry starts the dynamics."""
+NVE_SECONDS = 120.0
+"""On a slow machine the dynamics end earlier, so that the demonstration stays within ten minutes."""
 DISPLACEMENT = 0.1
 """Standard deviation of the coordinates from which the relaxations start, Å."""
 
@@ -136,8 +138,9 @@ def run_demo(folder: Path, settings: DemoSettings | None = None, progress: Repor
     with stage(f"molecular dynamics of {MOLECULE}"):
         steps = max(round(1000 * settings.picoseconds / settings.timestep_fs), 10)
         trajectory = run_nve(
-            first.atoms, calculator, timestep_fs=settings.timestep_fs, steps=steps, seed=settings.seed, name=MOLECULE
-        )
+            first.atoms, calculator, timestep_fs=settings.timestep_fs, steps=steps, seed=settings.seed, name=MOLECULE,
+            max_seconds=NVE_SECONDS,
+        )  # fmt: skip
     with stage("physics checks"):
         checks = run_checks(potential, quick=True)
     result = DemoResult(folder / "report.html", run / "model.tdn", evaluation, relaxations, trajectory, checks, seconds)
