@@ -25,6 +25,7 @@ ROWS = (
     {"modelfile"},
     {"training", "evaluation", "report", "calculator", "checks"},
     {"cli"},
+    {"__main__"},
 )
 PEERS = ROWS[4]
 SHARED = {"config", "datasets", "errors", "files", "graph", "neighbors", "structure", "units", "version"}
