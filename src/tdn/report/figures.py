@@ -166,6 +166,10 @@ def relaxation_traces(relaxations: Sequence[Relaxation], quantity: str) -> Figur
         axes.set_yscale("log")
         _plain_log(axes.yaxis)
         axes.axhline(relaxations[0].fmax, color=WARM, linewidth=1.0, linestyle=(0, (4, 3)))
+    elif quantity == "energy":
+        # One relaxation that leaves what the model knows must not flatten all others.
+        starts = [_trace(r, quantity)[0] for r in relaxations if r.converged] or [_trace(relaxations[0], quantity)[0]]
+        axes.set_ylim(0.0, 1.15 * max(*starts, 1.0))
     else:
         axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -230,7 +234,8 @@ def _force_pairs(
     return reference, predicted
 
 
-def _trace(relaxation: Relaxation, quantity: str) -> NDArray[np.float64] | None:
+def _trace(relaxation: Relaxation, quantity: str) -> Any:
+    """Values of one quantity step by step, `[k]`; None for distances without a reference."""
     if quantity == "energy":
         return MEV_PER_EV * (relaxation.energies - relaxation.energies[-1])
     return relaxation.max_forces if quantity == "force" else relaxation.rmsds
