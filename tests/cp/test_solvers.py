@@ -125,24 +125,21 @@ def test_cubature_gives_all_paths_with_a_second_rule() -> None:
 
 
 def test_alternating_least_squares_reaches_the_known_error_at_the_paper_rank() -> None:
-    residuals = [
-        AlternatingLeastSquares().solve(CouplingProblem((1, 1, 1), "all"), 7, seed).residual for seed in range(4)
-    ]
+    solver = AlternatingLeastSquares(max_sweeps=1000)
+    residuals = [solver.solve(CouplingProblem((1, 1, 1), "all"), 7, seed).residual for seed in range(2)]
     assert 0.01 < min(residuals) < 0.03
 
 
 def test_alternating_least_squares_is_exact_at_rank_eight() -> None:
-    residuals = [
-        AlternatingLeastSquares(max_sweeps=3000).solve(CouplingProblem((1, 1, 1), "all"), 8, seed).residual
-        for seed in range(4)
-    ]
-    assert min(residuals) < 1e-6
+    problem, solver = CouplingProblem((1, 1, 1), "all"), AlternatingLeastSquares(max_sweeps=3000)
+    assert any(solver.solve(problem, 8, seed).residual < 1e-6 for seed in range(4))
 
 
 def test_solution_reports_what_it_took() -> None:
     problem = CouplingProblem((1, 1, 2))
     ansatz = free_ansatz(problem.dimensions, 10, (0, 1))
-    solution = LevenbergMarquardt().solve(problem, ansatz, ansatz.random_start(np.random.default_rng(0), 2.0))
-    assert solution.iterations > 0
+    solver = LevenbergMarquardt(max_iterations=5)
+    solution = solver.solve(problem, ansatz, ansatz.random_start(np.random.default_rng(0), 2.0))
+    assert 0 < solution.iterations <= 20
     assert solution.conditioning >= 1.0 / np.sqrt(10)
     assert "solver" in solution.stats

@@ -22,7 +22,7 @@ from tdn.cp.tables import load_table
 from tdn.errors import ConfigError, FactorTableError
 
 _EXACT = 1e-12
-_STARTS = 8
+_STARTS = 4
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _separable_sum(
             xtol=1e-15,
             ftol=1e-15,
             gtol=1e-15,
-            max_nfev=400,
+            max_nfev=200,
         )
         largest = np.abs(found.x).max()
         if np.linalg.norm(found.fun) < _EXACT * np.linalg.norm(ratios) and largest < 100 * np.cbrt(

@@ -1,7 +1,7 @@
 """Solvers for CP factors of coupling tensors, one file each."""
 
 from tdn.cp.solvers.alternating import AlternatingLeastSquares
-from tdn.cp.solvers.ansatz import Ansatz, cyclic_ansatz, free_ansatz, nested_ansatz, orbit_ansatz
+from tdn.cp.solvers.ansatz import Ansatz, cyclic_ansatz, free_ansatz
 from tdn.cp.solvers.cubature import SphereCubature
 from tdn.cp.solvers.levenberg_marquardt import LevenbergMarquardt
 from tdn.cp.solvers.matrix_algebra import MatrixAlgebra
@@ -19,7 +19,5 @@ __all__ = [
     "SphereQuadrature",
     "cyclic_ansatz",
     "free_ansatz",
-    "nested_ansatz",
-    "orbit_ansatz",
     "solution_from_factors",
 ]

@@ -130,27 +130,25 @@ def normal_equations(
     problem: CouplingProblem, ansatz: Ansatz, factors: Factors, off_subspace: Array, weight_error: Array, mu: float
 ) -> tuple[Array, Array]:
     """Gauss-Newton matrix and gradient (halved) of the objective in `theta`, without the proximal term."""
-    columns = Factors(*(matrix[:, ansatz.columns] for matrix in factors.matrices))
-    gradients = tensor_gradients(off_subspace, columns.matrices)
-    path_gradients = problem.path_gradients(columns)
+    gradients = tensor_gradients(off_subspace, factors.matrices)
+    path_gradients = problem.path_gradients(factors)
     matrix = np.zeros((ansatz.unknowns, ansatz.unknowns))
     gradient = np.zeros(ansatz.unknowns)
     path_rows = np.zeros((len(problem.paths), ansatz.unknowns))
-    for role in range(3):
+    for role, count in enumerate(ansatz.role_multiplicity):
         # A single path, unlike the whole coupling, changes when roles are exchanged: here every role counts itself.
         path_rows += ansatz.fold(role, np.moveaxis(path_gradients[role], 0, -1)).T
-        if ansatz.role_multiplicity[role]:
-            rows = _gram_rows(factors, columns, role)
-            folded = ansatz.fold(role, (ansatz.expansion.T @ rows.T).T)
-            matrix += ansatz.role_multiplicity[role] * folded
-            gradient += ansatz.role_multiplicity[role] * ansatz.fold(role, gradients[role])[:, 0]
+        if count:
+            rows = _gram_rows(factors, role)
+            matrix += count * ansatz.fold(role, (ansatz.expansion.T @ rows.T).T)
+            gradient += count * ansatz.fold(role, gradients[role])[:, 0]
     matrix -= (1.0 - mu**2) * (path_rows.T @ path_rows)
     return matrix, gradient + mu**2 * (path_rows.T @ weight_error)
 
 
-def _gram_rows(factors: Factors, columns: Factors, role: int) -> Array:
-    """Rows of `J^T J` (over all entries of the stacked factors) for the representative columns of one role."""
-    grams = [reduced.T @ full for reduced, full in zip(columns.matrices, factors.matrices, strict=True)]
+def _gram_rows(factors: Factors, role: int) -> Array:
+    """Rows of `J^T J` (over all entries of the stacked factors) for the entries of one role."""
+    grams = [matrix.T @ matrix for matrix in factors.matrices]
     own = factors.matrices[role]
     blocks = []
     for other, matrix in enumerate(factors.matrices):
@@ -158,7 +156,7 @@ def _gram_rows(factors: Factors, columns: Factors, role: int) -> Array:
             first, second = (gram for n, gram in enumerate(grams) if n != role)
             block = np.einsum("ij,rs->irjs", np.eye(own.shape[0]), first * second)
         else:
-            reduced, third = columns.matrices[other], grams[3 - role - other]
-            block = own[:, None, None, :] * reduced.T[None, :, :, None] * third[None, :, None, :]
-        blocks.append(block.reshape(own.shape[0] * columns.rank, matrix.size))
+            third = grams[3 - role - other]
+            block = own[:, None, None, :] * matrix.T[None, :, :, None] * third[None, :, None, :]
+        blocks.append(block.reshape(own.size, matrix.size))
     return np.concatenate(blocks, axis=1)
