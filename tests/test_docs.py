@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import shlex
@@ -111,3 +112,17 @@ def test_ranks_in_readme_are_those_shipped() -> None:
     for name, parity in (("exact, O(3)", "natural"), ("exact, SO(3)", "all")):
         shipped = [load_table(lmax, lmax, lmax, parity).rank for lmax in range(1, 7)]
         assert [int(cell) for cell in rows[name].split("|")] == shipped
+
+
+def test_accuracy_in_readme_is_that_of_the_results() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| \w+ \| \d+ \| (.*?) / (.*?) \| (.*?) / (.*?) \| \d+ \| \[JSON\]\((.*?)\) \|$", text, re.MULTILINE
+    )
+    assert {row[-1] for row in rows} == {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "benchmarks" / "results").glob("rmd17_*.json")
+    }
+    for *numbers, path in rows:
+        errors = json.loads((ROOT / path).read_text(encoding="utf-8"))["errors"]["test"]
+        measured = [errors[quantity][kind] for quantity in ("energy", "forces") for kind in ("mae", "rmse")]
+        assert [f"{value:.2f}" for value in measured] == numbers
