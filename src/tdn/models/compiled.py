@@ -8,13 +8,12 @@ first call, once for training and once for evaluation; PyTorch caches its result
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from tdn.models.potential import Potential
+Physics = Callable[..., tuple[Tensor, Tensor]]
 
 # Sizes of the example that is traced: any that coincide with no other dimension of the network.
 EXAMPLE_ATOMS, EXAMPLE_EDGES = 11, 29
@@ -26,55 +25,51 @@ def compiler_available() -> bool:
 
 
 class CompiledCore:
-    """Compiled form of `Potential.energies_and_edge_forces`, for one device and precision.
+    """Compiled form of a module's function from edges to energies and edge forces, for one device and precision.
 
     Args:
-        potential: The potential; its parameters are read at every call, so training and averaging them is seen.
+        module: Owner of the parameters; they are read at every call, so that training them is seen.
+        function: One of its methods, as `Potential.eager_energies_and_edge_forces`: takes edge vectors `[E, 3]`,
+            species `[N]`, senders and receivers `[E]`, and returns energies `[N]` and edge forces `[E, 3]`.
     """
 
-    def __init__(self, potential: Potential) -> None:
+    def __init__(self, module: nn.Module, function: Physics) -> None:
         from torch._decomp import core_aten_decompositions
         from torch.fx.experimental.proxy_tensor import make_fx
 
-        self.names = [name for name, _ in potential.named_parameters()]
-        self.potential = potential
+        self.module = module
+        names = [f"module.{name}" for name, _ in module.named_parameters()]
 
         def core(parameters: list[Tensor], *arguments: Tensor) -> tuple[Tensor, Tensor]:
-            bound = _Bound(potential)
-            weights = {f"potential.{name}": value for name, value in zip(self.names, parameters, strict=True)}
-            return torch.func.functional_call(bound, weights, arguments)
+            return torch.func.functional_call(
+                _Bound(module, function), dict(zip(names, parameters, strict=True)), arguments
+            )
 
-        device = potential.device
-        index = torch.arange(EXAMPLE_EDGES, device=device)
+        first = next(module.parameters())
+        index = torch.arange(EXAMPLE_EDGES, device=first.device)
         example = (
-            torch.randn(EXAMPLE_EDGES, 3, dtype=potential.dtype, device=device),
-            torch.zeros(EXAMPLE_ATOMS, dtype=torch.int64, device=device),
+            torch.randn(EXAMPLE_EDGES, 3, dtype=first.dtype, device=first.device),
+            torch.zeros(EXAMPLE_ATOMS, dtype=torch.int64, device=first.device),
             index % EXAMPLE_ATOMS,
             (index * EXAMPLE_ATOMS) // EXAMPLE_EDGES,
         )
         trace = make_fx(
-            core,
-            tracing_mode="symbolic",
-            _allow_non_fake_inputs=True,
-            decomposition_table=core_aten_decompositions(),  # pyright: ignore[reportArgumentType]
+            core, tracing_mode="symbolic", _allow_non_fake_inputs=True, decomposition_table=core_aten_decompositions()
         )
-        self.run = torch.compile(trace(self._parameters(), *example), dynamic=True)
-
-    def _parameters(self) -> list[Tensor]:
-        parameters = dict(self.potential.named_parameters())
-        return [parameters[name] for name in self.names]
+        self.run = torch.compile(trace(list(module.parameters()), *example), dynamic=True)
 
     def __call__(self, *arguments: Tensor) -> tuple[Tensor, Tensor]:
-        """Energies above reference `[N]` and edge forces `[E, 3]`; see `Potential.energies_and_edge_forces`."""
-        return self.run(self._parameters(), *arguments)
+        """Energies `[N]` and edge forces `[E, 3]`, differentiable in the parameters where gradients are enabled."""
+        return self.run(list(self.module.parameters()), *arguments)
 
 
-class _Bound(torch.nn.Module):
-    """A module whose forward is the eager physics, so that its parameters can be made inputs of the trace."""
+class _Bound(nn.Module):
+    """A module whose forward is a method of another one, so that the parameters can be made inputs of a trace."""
 
-    def __init__(self, potential: Potential) -> None:
+    def __init__(self, module: nn.Module, function: Physics) -> None:
         super().__init__()
-        self.potential = potential
+        self.module = module
+        self.function = function
 
-    def forward(self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor) -> tuple[Tensor, Tensor]:
-        return self.potential.eager_energies_and_edge_forces(vectors, species, senders, receivers, create_graph=True)
+    def forward(self, *arguments: Tensor) -> tuple[Tensor, Tensor]:
+        return self.function(*arguments, create_graph=True)

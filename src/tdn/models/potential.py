@@ -133,7 +133,7 @@ class Potential(nn.Module):
         if not self._compile or vectors.shape[0] < 2 or species.shape[0] < 2:
             return self.eager_energies_and_edge_forces(vectors, species, senders, receivers, create_graph)
         if self._core is None:
-            self._core = CompiledCore(self)
+            self._core = CompiledCore(self, self.eager_energies_and_edge_forces)
         with torch.set_grad_enabled(create_graph):
             return self._core(vectors.detach(), species, senders, receivers)
 
