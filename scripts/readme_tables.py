@@ -1,0 +1,68 @@
+"""Write the measured tables of README.md anew: ranks from the shipped factor tables, errors from benchmarks/results.
+
+    python scripts/readme_tables.py
+
+Tables stand between `<!-- NAME:begin -->` and `<!-- NAME:end -->`; `tests/test_docs.py` checks that they are current.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from tdn.cp.tables import load_table
+
+ROOT = Path(__file__).parents[1]
+DEGREES = range(1, 7)
+
+
+def markdown(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table."""
+    cells = [list(map(str, header)), *(list(map(str, row)) for row in rows)]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return "\n".join([lines[0], "|---" * len(cells[0]) + "|", *lines[1:]])
+
+
+def ranks() -> str:
+    """Smallest exact ranks of each degree, and how far the paper's rank is from exact."""
+    fits = [load_table(lmax, lmax, lmax, "all", "paper") for lmax in DEGREES]
+    return markdown(
+        ("L", *DEGREES),
+        (
+            ("exact, O(3)", *(load_table(lmax, lmax, lmax).rank for lmax in DEGREES)),
+            ("exact, SO(3)", *(load_table(lmax, lmax, lmax, "all").rank for lmax in DEGREES)),
+            ("the paper's 7 L², SO(3)", *(fit.rank for fit in fits)),
+            ("relative error of the shipped fit at that rank", *(f"{fit.certificate.residual:.1%}" for fit in fits)),
+        ),
+    )
+
+
+def accuracy() -> str:
+    """Test errors of every rMD17 run in benchmarks/results."""
+    rows = []
+    for path in sorted((ROOT / "benchmarks" / "results").glob("rmd17_*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        errors = result["errors"]["test"]
+        pairs = [f"{errors[name]['mae']:.2f} / {errors[name]['rmse']:.2f}" for name in ("energy", "forces")]
+        link = f"[JSON]({path.relative_to(ROOT).as_posix()})"
+        rows.append((result["molecule"], result["frames"]["test"], *pairs, result["steps"], link))
+    header = ("molecule", "test frames", "energy MAE / RMSE, meV", "forces MAE / RMSE, meV/Å", "steps", "result")
+    return markdown(header, rows)
+
+
+TABLES = {"ranks": ranks, "accuracy": accuracy}
+
+
+def updated(text: str) -> str:
+    """`text` with every marked table measured again."""
+    for name, table in TABLES.items():
+        pattern = rf"(<!-- {name}:begin -->\n).*?(\n<!-- {name}:end -->)"
+        text = re.sub(pattern, lambda match, table=table: match[1] + table() + match[2], text, flags=re.DOTALL)
+    return text
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(updated(readme.read_text(encoding="utf-8")), encoding="utf-8")
