@@ -113,3 +113,11 @@ def test_tables_of_readme_are_measured() -> None:
     for name, table in script.TABLES.items():
         (found,) = re.findall(rf"<!-- {name}:begin -->\n(.*?)\n<!-- {name}:end -->", text, re.DOTALL)
         assert set(found.splitlines()) <= set(table().splitlines()), "run python scripts/readme_tables.py"
+
+
+def test_tests_that_hold_conventions_exist() -> None:
+    text = (ROOT / "docs" / "conventions.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text)
+    assert named
+    for path, test in named:
+        assert f"def {test}" in (ROOT / path).read_text(encoding="utf-8"), f"{path} has no {test}"
