@@ -110,7 +110,7 @@ class TrainingConfig(StrictConfig):
     max_time: Duration | None = None
     batch_size: int = Field(default=5, ge=1)
     max_edges: int | None = Field(default=20_000, ge=1)
-    lr: float = Field(default=4e-2, gt=0)
+    lr: float = Field(default=3e-2, gt=0)
     lr_final: float = Field(default=1e-3, ge=0, le=1)
     warmup_steps: int = Field(default=100, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
@@ -118,7 +118,7 @@ class TrainingConfig(StrictConfig):
     weight_decay: float = Field(default=0.0, ge=0)
     clip_grad: float | None = Field(default=10.0, gt=0)
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
-    loss: Literal["mse", "huber"] = "mse"
+    loss: Literal["mse", "huber"] = "huber"
     huber_delta: float = Field(default=0.1, gt=0)
     energy_weight: float = Field(default=10.0, ge=0)
     forces_weight: float = Field(default=1.0, ge=0)
