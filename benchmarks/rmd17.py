@@ -36,6 +36,8 @@ def main() -> None:
         settings = [f"train={files['train']}", "valid=50", f"test={files['test']}", f"output={folder}/run"]
         settings += [f"max_time={arguments.max_time}", f"threads={arguments.threads}", f"seed={arguments.seed}"]
         result = train(load_config(None, [*settings, *arguments.overrides]), ConsoleReporter())
+    if result.signal is not None:
+        raise SystemExit("interrupted: nothing is recorded")
     errors = {part: table.to_dict() for part, table in result.errors.items()}
     command = (
         f"python benchmarks/rmd17.py --data FOLDER --molecule {arguments.molecule} --max-time {arguments.max_time}"

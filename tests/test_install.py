@@ -59,7 +59,7 @@ def test_metadata_sets_no_upper_limits(wheel: zipfile.ZipFile) -> None:
 def test_core_does_not_bring_frameworks(wheel: zipfile.ZipFile) -> None:
     core = {need.partition(">")[0].strip() for need in requirements(wheel) if "extra ==" not in need}
     assert {"torch", "numpy", "ase"} <= core
-    assert core & {"e3nn", "torch-geometric", "lightning", "tensorboard", "wandb"} == set()
+    assert core & {"e3nn", "torch-geometric", "lightning", "wandb"} == set()
 
 
 def test_constraints_pin_every_requirement(wheel: zipfile.ZipFile) -> None:
