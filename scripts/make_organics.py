@@ -342,6 +342,15 @@ def statistics(frames: list[Atoms]) -> dict[str, float]:
     return {key: float(f"{value:.3g}") for key, value in values.items()}
 
 
+def distinct(frames: list[Atoms]) -> list[Atoms]:
+    """The frames without repetitions: the last steps of a relaxation may move atoms by less than 1e-4 Å."""
+    kept: list[Atoms] = []
+    for atoms in frames:
+        if not any(np.allclose(atoms.positions, other.positions, rtol=0, atol=1e-4) for other in kept):
+            kept.append(atoms)
+    return kept
+
+
 def assemble(work: Path, output: Path) -> None:
     """Gather the finished molecules of `work` into the split files and the manifest of `output`."""
     splits: dict[str, list[Atoms]] = {"train": [], "valid": [], "test": []}
@@ -350,7 +359,7 @@ def assemble(work: Path, output: Path) -> None:
         paths = [file_of(work, name, stage) for stage in ("relaxation", "distorted")]
         if not all(path.exists() for path in paths):
             continue
-        computed = [atoms for path in paths for atoms in ase.io.read(path, index=":")]
+        computed = distinct([atoms for path in paths for atoms in ase.io.read(path, index=":")])
         frames = [f for f in computed if np.linalg.norm(f.arrays["REF_forces"], axis=1).max() <= MAX_FORCE]
         dropped += len(computed) - len(frames)
         seconds += sum(json.loads(path.with_suffix(".json").read_text())["cpu_seconds"] for path in paths)

@@ -184,7 +184,9 @@ def run_nve(
     moving.calc = calculator
     MaxwellBoltzmannDistribution(moving, temperature_K=2 * temperature, rng=np.random.default_rng(seed))
     Stationary(moving)
-    ZeroRotation(moving)
+    # A periodic cell has no axis to turn about.
+    if not moving.pbc.any():
+        ZeroRotation(moving)
     dynamics = VelocityVerlet(moving, timestep=timestep_fs * units.fs)
     records = [(0.0, moving.get_potential_energy(), moving.get_kinetic_energy())]
     start = time.perf_counter()
