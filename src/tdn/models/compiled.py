@@ -54,7 +54,10 @@ class CompiledCore:
             (index * EXAMPLE_ATOMS) // EXAMPLE_EDGES,
         )
         trace = make_fx(
-            core, tracing_mode="symbolic", _allow_non_fake_inputs=True, decomposition_table=core_aten_decompositions()
+            core,
+            tracing_mode="symbolic",
+            _allow_non_fake_inputs=True,
+            decomposition_table=core_aten_decompositions(),  # pyright: ignore[reportArgumentType]
         )
         self.run = torch.compile(trace(list(module.parameters()), *example), dynamic=True)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -31,7 +32,7 @@ class Ansatz:
 
     dimensions: tuple[int, int, int]
     rank: int
-    expansion: sparse.csr_matrix
+    expansion: Any  # a CSR matrix; SciPy's types for sparse results are unions that fit nowhere
     role_multiplicity: tuple[int, int, int] = (1, 1, 1)
 
     @property
@@ -90,4 +91,4 @@ def cyclic_ansatz(dimension: int, fixed: int, triples: int) -> Ansatz:
         columns = np.concatenate([own, *(others[(part + role) % 3] for part in range(3))])
         permutation = sparse.csr_matrix((np.ones(rank), (np.arange(rank), columns)), shape=(rank, rank))
         blocks.append(sparse.kron(sparse.identity(dimension), permutation, format="csr"))
-    return Ansatz((dimension,) * 3, rank, sparse.vstack(blocks, format="csr"), (3, 0, 0))
+    return Ansatz((dimension, dimension, dimension), rank, sparse.vstack(blocks, format="csr"), (3, 0, 0))
