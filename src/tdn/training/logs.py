@@ -190,7 +190,7 @@ def _tensorboard(folder: Path, last_step: int, reporter: Reporter) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        reporter.line('TensorBoard is not installed: logging to metrics.csv only (pip install tensorboard).')
+        reporter.line("TensorBoard is not installed: logging to metrics.csv only (pip install tensorboard).")
         return None
     reporter.line(f"TensorBoard: tensorboard --logdir {folder}")
     return SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
