@@ -93,6 +93,8 @@ class TDNCalculator(Calculator):
         dtype: `float32` or `float64`; None computes in each model's own precision. Distances and sums over atoms are
             in float64 either way.
         skin: How much further than the cutoff the neighbour list reaches, Å.
+        compile: Run compiled code: faster in long runs, but the first call takes up to
+            a minute, and needs a C++ compiler on CPUs.
 
     Raises:
         DataError: If a committee is empty or its members know different elements.
@@ -107,6 +109,7 @@ class TDNCalculator(Calculator):
         device: torch.device | str = "auto",
         dtype: torch.dtype | str | None = None,
         skin: float = 0.5,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if skin < 0:
@@ -116,6 +119,8 @@ class TDNCalculator(Calculator):
         chosen = torch.device(_default_device() if device == "auto" else device)
         self.potentials = tuple(_prepare(member, chosen, _as_dtype(dtype)) for member in members)
         _check_committee(self.potentials)
+        for potential in self.potentials if compile else ():
+            potential.compile()
         self.neighbors = VerletList(max(potential.r_max for potential in self.potentials), skin)
 
     def calculate(

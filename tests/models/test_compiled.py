@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from tdn.calculator import TDNCalculator
 from tdn.graph import AtomGraph, Prediction, collate
 from tdn.models.compiled import compiler_available
 from tdn.models.potential import Potential
@@ -81,3 +83,15 @@ def test_a_copy_compiles_for_itself(potentials: tuple[Potential, Potential]) -> 
     _, compiled = potentials
     compiled.eval()(graph_of("CH4"))
     assert copy.deepcopy(compiled)._core is None
+
+
+def test_calculator_runs_compiled_code_if_asked(potentials: tuple[Potential, Potential]) -> None:
+    from ase.build import molecule
+
+    results = []
+    for compile in (False, True):
+        atoms = molecule("CH3CH2OH")
+        calculator = TDNCalculator(potentials[0], device="cpu", compile=compile)
+        results.append(calculator.get_forces(atoms))
+        assert (calculator.potentials[0]._core is not None) == compile
+    np.testing.assert_allclose(results[1], results[0], atol=1e-10)
