@@ -52,7 +52,20 @@ def accuracy() -> str:
     return markdown(header, rows)
 
 
-TABLES = {"ranks": ranks, "accuracy": accuracy}
+def speed() -> str:
+    """Time of one convolution, and of it with the double backward of force training, beside that of other forms."""
+    result = json.loads((ROOT / "benchmarks" / "results" / "conv.json").read_text(encoding="utf-8"))
+    rows = []
+    for row in result["rows"]:
+        cells = [row["lmax"], row["rank"]]
+        for times in (row["forward"], row["forward_backward_double_backward"]):
+            cells.append(f"{times['ours']['median_ms']:.1f} ms")
+            cells += [f"{times[form]['ratio_to_ours']:.1f} ×" for form in ("exact_ke", "e3nn")]
+        rows.append(cells)
+    return markdown(("L", "R", "forward", "dense", "e3nn", "with double backward", "dense", "e3nn"), rows)
+
+
+TABLES = {"ranks": ranks, "accuracy": accuracy, "speed": speed}
 
 
 def updated(text: str) -> str:
