@@ -65,7 +65,24 @@ def speed() -> str:
     return markdown(("L", "R", "forward", "dense", "e3nn", "with double backward", "dense", "e3nn"), rows)
 
 
-TABLES = {"ranks": ranks, "accuracy": accuracy, "speed": speed}
+def startup() -> str:
+    """How long a user waits before work starts."""
+    result = json.loads((ROOT / "benchmarks" / "results" / "startup.json").read_text(encoding="utf-8"))
+    processes = result["processes"]
+    rows = (
+        ("`tdn --help`, whole process", f"{processes['tdn --help']['median_s']:.2f} s"),
+        ("`import torch`", f"{processes['import torch']['median_s']:.2f} s"),
+        (
+            "`TDNCalculator` imported, beyond that",
+            f"{processes['import torch, TDNCalculator']['beyond_torch_s']:.2f} s",
+        ),
+        ("slowest factor table, loaded", f"{result['slowest_factor_table_ms']:.1f} ms"),
+        ("model of default size, loaded", f"{result['load_default_model_ms']:.1f} ms"),
+    )
+    return markdown(("waiting for", "median"), rows)
+
+
+TABLES = {"ranks": ranks, "accuracy": accuracy, "speed": speed, "startup": startup}
 
 
 def updated(text: str) -> str:
