@@ -82,7 +82,18 @@ def startup() -> str:
     return markdown(("waiting for", "median"), rows)
 
 
-TABLES = {"ranks": ranks, "accuracy": accuracy, "speed": speed, "startup": startup}
+def symmetry() -> str:
+    """Invariances of the trained model, in both precisions."""
+    result = json.loads((ROOT / "benchmarks" / "results" / "symmetry.json").read_text(encoding="utf-8"))
+    checks = {check["name"]: check for check in result["checks"]}
+    rows = []
+    for name in ("rotation", "reflection", "translation", "permutation"):
+        pair = [checks[f"{name} {dtype}"] for dtype in ("float32", "float64")]
+        rows.append((name, *(f"{check[key]:.1e}" for check in pair for key in ("measured", "limit"))))
+    return markdown(("", "float32", "limit", "float64", "limit"), rows)
+
+
+TABLES = {"ranks": ranks, "accuracy": accuracy, "speed": speed, "startup": startup, "symmetry": symmetry}
 
 
 def updated(text: str) -> str:
