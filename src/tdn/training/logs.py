@@ -198,7 +198,7 @@ def _tensorboard(folder: Path, last_step: int, reporter: Reporter) -> Any:
 
 def _wandb(folder: Path, project: str | None, reporter: Reporter) -> Any:
     try:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         from tdn.errors import ConfigError
 
