@@ -53,6 +53,19 @@ class TDNConfig(StrictConfig):
     products: Literal["cp", "exact"] = "cp"
 
 
+# Root mean square of a channel's components that messages approach but never exceed; they start near one.
+SATURATION = 2.0
+
+
+def saturate(x: Tensor) -> Tensor:
+    """Scale every channel of `x [d, N, U]` down smoothly so that its components' root mean square stays below a limit.
+
+    Polynomials of unbounded messages grow without end where atoms come closer than in any training frame: energies,
+    and the rounding errors of their sums, would explode there. The scale depends on norms only, so it is equivariant.
+    """
+    return x * (1.0 + x.square().mean(0) / SATURATION**2).rsqrt()
+
+
 class NodeProducts(nn.Module):
     """Polynomials of an atom's messages, `sum_k c_k m^k`, by repeated products `m^(k+1) = m^k x m`.
 
@@ -157,7 +170,7 @@ class Interaction(nn.Module):
         """New features `[(lmax_out + 1)², N, U]` from `x [(lmax_in + 1)², N, U]`."""
         weights = self.radial(edges.basis).unflatten(-1, (-1, x.shape[2]))
         summed = self.convolution(self.linear_in(x), edges.harmonics, weights, edges.senders, edges.receivers)
-        message = self.linear_message(summed * self.message_scale)
+        message = saturate(self.linear_message(summed * self.message_scale))
         update = self.linear_out(self.products(message, species))
         if self.linear_skip is not None:
             update = update + self.linear_skip(x)
