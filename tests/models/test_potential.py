@@ -14,6 +14,7 @@ from tdn.checks import probes
 from tdn.errors import DataError, ModelFileError
 from tdn.graph import AtomGraph, collate
 from tdn.modelfile import read_header
+from tdn.models.tdn import SATURATION, saturate
 
 REFERENCES = {1: -13.6, 6: -1029.0, 8: -2042.0}
 
@@ -114,3 +115,15 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     path.write_bytes(content.replace(b'\\"format_version\\": 1', b'\\"format_version\\": 9'))
     with pytest.raises(ModelFileError, match="Upgrade tdn"):
         load_model(path)
+
+
+def test_messages_saturate_channel_by_channel() -> None:
+    torch.manual_seed(0)
+    message = torch.randn(9, 5, 4, dtype=torch.float64)
+    torch.testing.assert_close(saturate(1e-4 * message), 1e-4 * message, rtol=1e-6, atol=0)
+    large = saturate(1e4 * message)
+    torch.testing.assert_close(
+        large.square().mean(0).sqrt(), torch.full((5, 4), SATURATION).double(), rtol=1e-6, atol=0
+    )
+    message[:, :, 1:] = 0
+    assert (saturate(message)[:, :, 1:] == 0).all()

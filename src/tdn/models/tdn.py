@@ -53,7 +53,7 @@ class TDNConfig(StrictConfig):
     products: Literal["cp", "exact"] = "cp"
 
 
-# Root mean square of a channel's components that messages approach but never exceed; they start near one.
+# Root mean square of a channel's components that messages approach but never exceed.
 SATURATION = 2.0
 
 
@@ -100,7 +100,7 @@ class NodeProducts(nn.Module):
 class Gate(nn.Module):
     """Scales every degree by a function of the atom's invariants and adds an invariant to the scalars.
 
-    The invariants are the scalars and the squared norms of the other degrees; all vanish without neighbours.
+    The invariants are the scalars and functions of the norms of the other degrees; all vanish without neighbours.
 
     Args:
         lmax: Highest degree that the invariants are taken of.
