@@ -28,7 +28,7 @@ ROWS = (
     {"__main__"},
 )
 PEERS = ROWS[4]
-SHARED = {"config", "datasets", "errors", "files", "graph", "neighbors", "structure", "units", "version"}
+SHARED = {"config", "datasets", "devices", "errors", "files", "graph", "neighbors", "structure", "units", "version"}
 ROW = {part: k for k, row in enumerate(ROWS) for part in row}
 
 

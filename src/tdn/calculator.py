@@ -14,6 +14,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from tdn.devices import choose_device
 from tdn.errors import DataError
 from tdn.graph import AtomGraph
 from tdn.modelfile import load_model
@@ -116,7 +117,7 @@ class TDNCalculator(Calculator):
             raise DataError(f"The skin of the neighbour list must be >= 0 Å, got {skin}.")
         single = isinstance(model, (str, os.PathLike, Potential))
         members = [model] if single else list(model)
-        chosen = torch.device(_default_device() if device == "auto" else device)
+        chosen = choose_device(device)
         self.potentials = tuple(_prepare(member, chosen, _as_dtype(dtype)) for member in members)
         _check_committee(self.potentials)
         for potential in self.potentials if compile else ():
@@ -190,10 +191,6 @@ def _check_committee(potentials: Sequence[Potential]) -> None:
             f"The models of a committee must know the same elements, got {'; '.join(known)}. Leave out the ones that "
             "differ."
         )
-
-
-def _default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -14,7 +14,6 @@ from tdn.cli.common import (
     JsonOption,
     QuietOption,
     ThreadsOption,
-    choose_device,
     choose_dtype,
     print_table,
     set_threads,
@@ -54,6 +53,7 @@ def check(
     import torch
 
     from tdn.checks import run_checks
+    from tdn.devices import choose_device
     from tdn.modelfile import load_model
     from tdn.models.compiled import compiler_available
 

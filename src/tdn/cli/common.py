@@ -44,28 +44,6 @@ def write_json_option(path: Path | None, content: Any) -> None:
     write_json(path, content)
 
 
-def choose_device(name: str) -> Any:
-    """A `torch.device` for `--device`.
-
-    Raises:
-        TDNError: If the device does not exist on this machine.
-    """
-    import torch
-
-    from tdn.errors import TDNError
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise TDNError(
-            f"--device {name} is not usable here ({str(error).splitlines()[0]}); try --device cpu."
-        ) from error
-    return device
-
-
 def choose_dtype(name: str) -> Any:
     """A `torch.dtype` for `--dtype`, or None for `auto`.
 

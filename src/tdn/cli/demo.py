@@ -16,7 +16,6 @@ from tdn.cli.common import (
     QuietOption,
     SeedOption,
     ThreadsOption,
-    choose_device,
     print_table,
     set_threads,
     write_json_option,
@@ -43,6 +42,7 @@ def demo(
     quiet: QuietOption = False,
 ) -> None:
     """Train on the shipped molecules, test, relax, run dynamics, check, and write a report: about six minutes."""
+    from tdn.devices import choose_device
     from tdn.report.demo import DemoSettings, run_demo
     from tdn.training.logs import ConsoleReporter
 

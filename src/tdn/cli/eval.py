@@ -14,7 +14,6 @@ from tdn.cli.common import (
     QuietOption,
     SeedOption,
     ThreadsOption,
-    choose_device,
     choose_dtype,
     print_table,
     set_threads,
@@ -64,6 +63,7 @@ def evaluate_files(
 
     from tdn.data.labels import LabelKeys
     from tdn.data.reading import read_frames
+    from tdn.devices import choose_device
     from tdn.evaluation import evaluate, write_predictions
     from tdn.modelfile import load_model
 

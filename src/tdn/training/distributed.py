@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tdn.errors import ConfigError
+from tdn.devices import choose_device
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,9 @@ def join_processes(device: str) -> Iterator[tuple[Processes, torch.device]]:
         ConfigError: If the device does not exist.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    chosen = _choose_device(device, int(os.environ.get("LOCAL_RANK", "0")) if world_size > 1 else None)
+    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")) if world_size > 1 else None)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
     if dist.is_available() and dist.is_initialized():
         yield Processes(dist.get_rank(), dist.get_world_size()), chosen
         return
@@ -88,18 +90,3 @@ def join_processes(device: str) -> Iterator[tuple[Processes, torch.device]]:
         yield Processes(dist.get_rank(), dist.get_world_size()), chosen
     finally:
         dist.destroy_process_group()
-
-
-def _choose_device(name: str, local_rank: int | None) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and local_rank is not None:
-        name = f"cuda:{local_rank}"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"Device {name!r} is not usable here ({str(error).splitlines()[0]}); try cpu.") from error
-    return device
