@@ -12,7 +12,7 @@ from tdn.cp.couplings import random_rotations, representation_matrix
 from tdn.nn.harmonics import degrees, spherical_harmonics
 from tdn.nn.linear import DegreeLinear
 from tdn.nn.radial import MLP, BesselBasis, polynomial_envelope
-from tdn.nn.tensor_product import CPConvolution, CPTensorProduct
+from tdn.nn.tensor_product import CPConvolution, CPProduct
 
 SHAPES = [(1, 1, 1, "natural"), (2, 2, 2, "natural"), (3, 3, 3, "natural"), (0, 2, 2, "natural"), (2, 2, 0, "natural"),
           (2, 2, 2, "all")]  # fmt: skip
@@ -49,7 +49,7 @@ def edges(num_atoms: int, count: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_tensor_product_equals_its_twin_and_e3nn(shape: tuple[int, int, int, str]) -> None:
-    cp, exact = CPTensorProduct(*shape), CPTensorProduct(*shape, exact=True)
+    cp, exact = CPProduct(*shape), CPProduct(*shape, exact=True)
     exact.load_state_dict(cp.state_dict())
     x, y = torch.randn((shape[0] + 1) ** 2, 5, 3), torch.randn((shape[1] + 1) ** 2, 5, 3)
     result = cp(x, y)
@@ -57,7 +57,7 @@ def test_tensor_product_equals_its_twin_and_e3nn(shape: tuple[int, int, int, str
     torch.testing.assert_close(result, e3nn_product(cp, x, y), atol=1e-11, rtol=1e-11)
 
 
-def e3nn_product(layer: CPTensorProduct | CPConvolution, x: Tensor, y: Tensor) -> Tensor:
+def e3nn_product(layer: CPProduct | CPConvolution, x: Tensor, y: Tensor) -> Tensor:
     """The same product by e3nn, one channel at a time, with the path weights of the layer's table."""
     table = layer.factors.table
     # Every irrep is called even, so that e3nn takes the paths that we name whatever their parity.
@@ -95,7 +95,7 @@ def test_convolution_equals_its_twin_and_e3nn(shape: tuple[int, int, int, str]) 
 @pytest.mark.parametrize("improper", [False, True])
 @pytest.mark.parametrize("lmax", [1, 2, 3, 4])
 def test_products_are_equivariant(lmax: int, improper: bool) -> None:
-    product = CPTensorProduct(lmax, lmax, lmax)
+    product = CPProduct(lmax, lmax, lmax)
     matrix = torch.from_numpy(random_rotations(1, np.random.default_rng(0), improper)[0])
     action = torch.from_numpy(representation_matrix(lmax, matrix.numpy()))
     x, y = torch.randn((lmax + 1) ** 2, 4, 2), torch.randn((lmax + 1) ** 2, 4, 2)
@@ -104,7 +104,7 @@ def test_products_are_equivariant(lmax: int, improper: bool) -> None:
 
 
 def test_factors_keep_their_digits_through_float32() -> None:
-    product = CPTensorProduct(2, 2, 2)
+    product = CPProduct(2, 2, 2)
     before = product.factors.in1.clone()
     assert torch.equal(product.float().double().factors.in1, before)
 

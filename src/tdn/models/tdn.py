@@ -18,7 +18,7 @@ from tdn.nn.harmonics import expand_degrees, spherical_harmonics
 from tdn.nn.kernels import gather
 from tdn.nn.linear import DegreeLinear
 from tdn.nn.radial import MLP, BesselBasis
-from tdn.nn.tensor_product import CPConvolution, CPTensorProduct
+from tdn.nn.tensor_product import CPConvolution, CPProduct
 
 
 class TDNConfig(StrictConfig):
@@ -81,7 +81,7 @@ class NodeProducts(nn.Module):
         super().__init__()
         lmax, order = config.lmax, config.product_order
         self.products = nn.ModuleList(
-            CPTensorProduct(lmax, lmax, lmax, config.parity, config.products == "exact") for _ in range(order - 1)
+            CPProduct(lmax, lmax, lmax, config.parity, config.products == "exact") for _ in range(order - 1)
         )
         self.weight = nn.Parameter(torch.randn(num_elements, order, lmax + 1, config.num_channels))
 

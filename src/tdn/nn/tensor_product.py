@@ -66,7 +66,7 @@ class Factors(nn.Module):
         return self
 
 
-class CPTensorProduct(nn.Module):
+class CPProduct(nn.Module):
     """Pairwise product of two feature tensors, channel by channel: `z = C[(A^T x) * (B^T y)]`.
 
     Costs `R (d1 + d2 + d3)` multiply-adds a channel where the dense product costs `d1 d2 d3` (2507.01131, section 3).
