@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tdn.nn.kernels import aggregate, gather, scatter_sum
+from tdn.nn.kernels import PlainOperators, aggregate, gather, scatter_sum
 
 INDEX = {
     "ragged": torch.tensor([0, 0, 0, 2, 4, 4]),
@@ -65,3 +65,32 @@ def test_sums_are_the_same_in_every_run() -> None:
     index = torch.randint(0, 10, (1000,)).sort()[0]
     y = torch.randn(1000, 16)
     assert all(torch.equal(scatter_sum(y, index, 10), scatter_sum(y, index, 10)) for _ in range(5))
+
+
+def test_plain_forms_give_the_same_values_and_derivatives() -> None:
+    index = INDEX["ragged"]
+    x, y = values(5, 2, 3), values(len(index), 2, 3)
+
+    def derivatives() -> tuple[Tensor, ...]:
+        result = (gather(x, index) * y).square().sum() + scatter_sum(y, index, 5).pow(3).sum()
+        first = torch.autograd.grad(result, (x, y), create_graph=True)
+        return (result, *first, *torch.autograd.grad(sum(f.square().sum() for f in first), (x, y)))
+
+    custom = derivatives()
+    with PlainOperators():
+        plain = derivatives()
+    for a, b in zip(custom, plain, strict=True):
+        assert torch.allclose(a, b, rtol=1e-12)
+
+
+def test_plain_forms_leave_no_custom_operator_in_a_trace() -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    index = INDEX["ragged"]
+
+    def derivative(x: Tensor) -> Tensor:
+        return torch.autograd.grad(scatter_sum(gather(x, index).square(), index, 5).sum(), x)[0]
+
+    with PlainOperators():
+        trace = make_fx(derivative)(values(5, 3))
+    assert [node for node in trace.graph.nodes if "tdn" in str(node.target)] == []

@@ -11,8 +11,12 @@ dict knows of it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 
 @torch.library.custom_op("tdn::gather", mutates_args=())
@@ -78,3 +82,23 @@ def aggregate(
     """
     messages = torch.bmm(edge_factors, weights) * gather(node_factors, senders)
     return scatter_sum(messages, receivers, node_factors.shape[0])
+
+
+# The same functions in PyTorch's own operators; every custom operator of the package has its line here.
+PLAIN_FORMS: dict[Any, Callable[..., Any]] = {
+    torch.ops.tdn.gather.default: lambda values, index: values.index_select(0, index),
+    torch.ops.tdn.scatter_sum.default: lambda values, index, size: values.new_zeros(
+        (size, *values.shape[1:])
+    ).index_add(0, index, values),
+}
+
+
+class PlainOperators(TorchFunctionMode):
+    """Within this context custom operators run in their plain forms, derivatives included.
+
+    What is traced there runs where `tdn` is not installed.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replace the operators that have a plain form."""
+        return PLAIN_FORMS.get(func, func)(*args, **(kwargs or {}))
