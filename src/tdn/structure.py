@@ -30,6 +30,9 @@ class Structure:
         forces: eV/Å, float64 `[n, 3]`, or None.
         stress: eV/Å³, float64 `[3, 3]`, ASE's sign (tension positive), or None.
         info: Further scalars of the frame, such as `config_type`.
+        fixed: Atoms held in place, bool `[n]`, whose forces count neither in losses nor in errors; None if none is.
+        tags: Kind of each atom, int64 `[n]`, as ASE's tags; in catalysis data sets 0 subsurface, 1 surface,
+            2 adsorbate. None if there are none.
     """
 
     numbers: NDArray[np.int64]
@@ -40,6 +43,8 @@ class Structure:
     forces: NDArray[np.float64] | None = None
     stress: NDArray[np.float64] | None = None
     info: Mapping[str, Scalar] = field(default_factory=dict)
+    fixed: NDArray[np.bool_] | None = None
+    tags: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.numbers)
@@ -47,6 +52,10 @@ class Structure:
             raise DataError("A structure needs at least one atom, got none: remove the empty frame.")
         if self.positions.shape != (n, 3):
             raise DataError(f"Expected positions of shape ({n}, 3) for {n} atoms, got {self.positions.shape}.")
+        for name in ("fixed", "tags"):
+            value = getattr(self, name)
+            if value is not None and value.shape != (n,):
+                raise DataError(f"Expected `{name}` of shape ({n},) for {n} atoms, got {value.shape}.")
         if not np.isfinite(self.positions).all():
             raise DataError(f"Positions of {self.formula} contain NaN or infinity: repair or remove the frame.")
         if not np.isfinite(self.cell).all():
@@ -85,21 +94,50 @@ class Structure:
         """Cell volume in Å³ if all directions are periodic, else None: stress has a meaning only then."""
         return float(abs(np.linalg.det(self.cell))) if bool(self.pbc.all()) else None
 
+    @property
+    def free(self) -> NDArray[np.bool_]:
+        """Atoms that may move, bool `[n]`."""
+        return np.ones(len(self), dtype=np.bool_) if self.fixed is None else ~self.fixed
+
     @classmethod
     def from_ase(cls, atoms: Atoms, **labels: Any) -> Structure:
-        """Copy the geometry of `atoms`; labels are chosen by the reader (`tdn.data`) and passed by name."""
+        """Copy the geometry of `atoms`; labels are chosen by the reader (`tdn.data`) and passed by name.
+
+        Atoms that ASE holds fully (`FixAtoms`, or `FixCartesian` in all directions) are `fixed`.
+        """
         return cls(
             numbers=np.asarray(atoms.get_atomic_numbers(), dtype=np.int64),
             positions=np.array(atoms.get_positions(), dtype=np.float64),
             cell=np.array(atoms.get_cell().array, dtype=np.float64),
             pbc=np.array(atoms.get_pbc(), dtype=np.bool_),
-            **labels,
+            **{"fixed": _fixed_atoms(atoms), "tags": _tags(atoms), **labels},
         )
 
     def to_ase(self) -> Atoms:
-        """The geometry as `ase.Atoms`, without labels."""
+        """The geometry as `ase.Atoms` with tags and fixed atoms, without labels."""
         from ase import Atoms
+        from ase.constraints import FixAtoms
 
-        atoms = Atoms(numbers=self.numbers, positions=self.positions, cell=self.cell, pbc=self.pbc)
+        atoms = Atoms(numbers=self.numbers, positions=self.positions, cell=self.cell, pbc=self.pbc, tags=self.tags)
         atoms.info.update(self.info)
+        if self.fixed is not None and self.fixed.any():
+            atoms.set_constraint(FixAtoms(mask=self.fixed))
         return atoms
+
+
+def _fixed_atoms(atoms: Atoms) -> NDArray[np.bool_] | None:
+    """Which atoms are held in all directions; None if none is."""
+    if not atoms.constraints:
+        return None
+    from ase.constraints import FixAtoms, FixCartesian
+
+    fixed = np.zeros(len(atoms), dtype=np.bool_)
+    for constraint in atoms.constraints:
+        if isinstance(constraint, FixAtoms) or (isinstance(constraint, FixCartesian) and np.all(constraint.mask)):
+            fixed[constraint.index] = True
+    return fixed if fixed.any() else None
+
+
+def _tags(atoms: Atoms) -> NDArray[np.int64] | None:
+    """ASE's tags, if they have been set."""
+    return np.array(atoms.get_tags(), dtype=np.int64) if atoms.has("tags") else None

@@ -1,6 +1,7 @@
 """Error measures against numbers worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,3 +90,15 @@ def test_config_types_are_apart_and_absent_ones_are_other():
     assert list(tables) == ["a", "b", "other"]
     assert [table.energy.mae for table in tables.values()] == pytest.approx([200.0, 100.0, 300.0])
     assert tabulate_config_types(structures[2:], predictions[2:]) == {}
+
+
+def test_forces_of_fixed_atoms_are_no_errors():
+    structure = replace(frame("HO", None, [[1, 0, 0], [0, 2, 0]]), fixed=np.array([True, False]))
+    prediction = FramePrediction(0.0, np.array([[99.0, 0, 0], [0, 2.5, 0]]), None)
+    table = tabulate([structure], [prediction])
+    assert table.forces is not None
+    assert table.forces.max == pytest.approx(500.0)
+    assert table.forces.count == 3
+    assert set(tabulate_elements([structure], [prediction])) == {"O"}
+    wholly_held = replace(structure, fixed=np.array([True, True]))
+    assert tabulate([wholly_held], [prediction]).forces is None

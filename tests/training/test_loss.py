@@ -134,3 +134,14 @@ def test_sums_of_batches_give_the_errors_and_the_loss_of_their_union():
 
 def test_errors_without_labels_are_absent_and_not_zero():
     assert set(ErrorSums().errors().values()) == {None}
+
+
+def test_forces_of_fixed_atoms_count_neither_in_the_loss_nor_in_the_errors():
+    pair, bare = structures()
+    held = replace(pair, fixed=np.array([False, True]))
+    graph, targets = GraphDataset([held, bare], 2.0).batch([0, 1])
+    _, _, prediction = batch()
+    result, counts = residuals(prediction, graph, targets), label_counts(graph, targets)
+    assert counts.tolist() == [2, 3, 9]
+    assert result.forces.tolist() == [[-0.5, 0.5, 0.5]]
+    assert result.energy.tolist() == [1.0, 3.0]

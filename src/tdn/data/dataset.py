@@ -25,6 +25,7 @@ class Targets:
         has_energy: bool `[G]`.
         has_forces: bool `[G]`; all atoms of a structure have forces or none has.
         has_stress: bool `[G]`.
+        free: Atoms whose forces count: those that are not held in place, bool `[N]`.
     """
 
     energy: Tensor
@@ -33,6 +34,7 @@ class Targets:
     has_energy: Tensor
     has_forces: Tensor
     has_stress: Tensor
+    free: Tensor
 
     @classmethod
     def from_structure(cls, structure: Structure) -> Targets:
@@ -45,6 +47,7 @@ class Targets:
             has_energy=torch.tensor([structure.energy is not None]),
             has_forces=torch.tensor([forces is not None]),
             has_stress=torch.tensor([stress is not None]),
+            free=torch.from_numpy(structure.free),
         )
 
     def to(self, device: torch.device | str) -> Targets:

@@ -171,10 +171,10 @@ def split(prediction: Prediction, structures: Sequence[Structure]) -> list[Frame
 
 
 def tabulate(structures: Sequence[Structure], predictions: Sequence[FramePrediction]) -> ErrorTable:
-    """Errors of all quantities over the frames that have their labels."""
+    """Errors of all quantities over the frames that have their labels; forces of fixed atoms do not count."""
     pairs = list(zip(structures, predictions, strict=True))
     energies = [(p.energy, s.energy, len(s)) for s, p in pairs if s.energy is not None]
-    forces = [(p.forces, s.forces) for s, p in pairs if s.forces is not None]
+    forces = [(p.forces[s.free], s.forces[s.free]) for s, p in pairs if s.forces is not None and s.free.any()]
     stress = [(p.stress, s.stress) for s, p in pairs if s.stress is not None and p.stress is not None]
     total = per_atom = None
     if energies:
@@ -192,11 +192,14 @@ def tabulate(structures: Sequence[Structure], predictions: Sequence[FramePredict
 
 
 def tabulate_elements(structures: Sequence[Structure], predictions: Sequence[FramePrediction]) -> dict[str, Errors]:
-    """Force errors on the atoms of each element, by symbol."""
+    """Force errors on the free atoms of each element, by symbol."""
     from ase.data import chemical_symbols
 
-    pairs = [(p.forces, s.forces, s.numbers) for s, p in zip(structures, predictions, strict=True)]
-    labelled = [(predicted, reference, numbers) for predicted, reference, numbers in pairs if reference is not None]
+    labelled = [
+        (p.forces[s.free], s.forces[s.free], s.numbers[s.free])
+        for s, p in zip(structures, predictions, strict=True)
+        if s.forces is not None and s.free.any()
+    ]
     if not labelled:
         return {}
     predicted, reference, numbers = (np.concatenate(parts) for parts in zip(*labelled, strict=True))

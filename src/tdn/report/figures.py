@@ -223,7 +223,7 @@ def _force_pairs(
     evaluation: Evaluation, limit: int | None = MAX_POINTS
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     pairs = [
-        (structure.forces, prediction.forces)
+        (structure.forces[structure.free], prediction.forces[structure.free])
         for structure, prediction in zip(evaluation.structures, evaluation.predictions, strict=True)
         if structure.forces is not None
     ]

@@ -35,9 +35,9 @@ class Residuals:
 
 
 def residuals(prediction: Prediction, graph: AtomGraph, targets: Targets) -> Residuals:
-    """Differences of a prediction from its labels; missing labels are left out."""
+    """Differences of a prediction from its labels; missing labels and forces of fixed atoms are left out."""
     num_atoms = torch.bincount(graph.batch, minlength=graph.num_graphs)
-    has_energy, has_forces, has_stress = targets.has_energy, targets.has_forces[graph.batch], targets.has_stress
+    has_energy, has_forces, has_stress = targets.has_energy, _with_forces(graph, targets), targets.has_stress
     energy = (prediction.energy - targets.energy)[has_energy]
     forces = prediction.forces[has_forces] - targets.forces[has_forces].to(prediction.forces.dtype)
     stress = prediction.stress[has_stress] - targets.stress[has_stress].to(prediction.stress.dtype)
@@ -53,8 +53,13 @@ def residuals(prediction: Prediction, graph: AtomGraph, targets: Targets) -> Res
 
 def label_counts(graph: AtomGraph, targets: Targets) -> Tensor:
     """Number of energies, force components and stress components, float64 `[3]`."""
-    forces = 3 * targets.has_forces[graph.batch].sum()
+    forces = 3 * _with_forces(graph, targets).sum()
     return torch.stack([targets.has_energy.sum(), forces, 9 * targets.has_stress.sum()]).double()
+
+
+def _with_forces(graph: AtomGraph, targets: Targets) -> Tensor:
+    """Atoms whose forces are labelled and count, bool `[N]`."""
+    return targets.has_forces[graph.batch] & targets.free
 
 
 def loss_terms(found: Residuals, config: TrainingConfig, scale: float) -> Tensor:
