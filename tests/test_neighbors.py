@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from tdn.errors import DataError
+from tdn.graph import AtomGraph, collate
 from tdn.neighbors import brute_force_neighbor_list, neighbor_list
 from tdn.structure import Structure
 
@@ -57,3 +59,32 @@ def test_overlapping_atoms_are_refused() -> None:
     structure = Structure(np.array([1, 1]), np.zeros((2, 3)), np.zeros((3, 3)), np.zeros(3, bool))
     with pytest.raises(DataError, match="apart"):
         neighbor_list(structure, 5.0)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_nearest_neighbors_are_kept_and_no_others(name: str) -> None:
+    graph = AtomGraph.from_structure(make(6, *CELLS[name]), 4.5)
+    few = graph.nearest(3)
+    distances = graph.edge_vectors().norm(dim=-1)
+    for atom in range(6):
+        own = sorted(distances[graph.receivers == atom].tolist())
+        kept = sorted(few.edge_vectors().norm(dim=-1)[few.receivers == atom].tolist())
+        assert kept == [d for d in own if d <= own[:3][-1] + 0.01]
+        assert len(kept) >= min(3, len(own))
+
+
+def test_neighbors_that_are_equally_far_stay_together() -> None:
+    chain = Structure(
+        np.full(5, 6), np.arange(5)[:, None] * np.array([[1.0, 0, 0]]), np.zeros((3, 3)), np.zeros(3, bool)
+    )
+    few = AtomGraph.from_structure(chain, 10.0).nearest(1)
+    assert sorted(few.senders[few.receivers == 2].tolist()) == [1, 3]
+    assert few.senders[few.receivers == 0].tolist() == [1]
+
+
+def test_keeping_the_nearest_neighbors_commutes_with_batching() -> None:
+    graphs = [AtomGraph.from_structure(make(6, *CELLS[name], seed=k), 4.5) for k, name in enumerate(CELLS)]
+    whole, parts = collate(graphs).nearest(4), collate([graph.nearest(4) for graph in graphs])
+    assert torch.equal(whole.senders, parts.senders)
+    assert torch.equal(whole.receivers, parts.receivers)
+    assert torch.equal(whole.nearest(4).senders, whole.senders)

@@ -13,6 +13,9 @@ from torch import Tensor
 from tdn.neighbors import neighbor_list
 from tdn.structure import Structure
 
+# Å, as in fairchem's lists of a limited number of neighbours.
+EQUAL_DISTANCE = 0.01
+
 
 @dataclass(frozen=True)
 class AtomGraph:
@@ -54,10 +57,10 @@ class AtomGraph:
         return self.senders.shape[0]
 
     @classmethod
-    def from_structure(cls, structure: Structure, r_max: float) -> AtomGraph:
-        """The graph of one structure with all neighbours within `r_max` (Å)."""
+    def from_structure(cls, structure: Structure, r_max: float, max_neighbors: int | None = None) -> AtomGraph:
+        """The graph of one structure with all neighbours within `r_max` (Å), or the `nearest` of them."""
         senders, receivers, shifts = neighbor_list(structure, r_max)
-        return cls(
+        graph = cls(
             numbers=torch.from_numpy(structure.numbers),
             positions=torch.from_numpy(structure.positions),
             cell=torch.from_numpy(structure.cell)[None],
@@ -68,12 +71,32 @@ class AtomGraph:
             num_graphs=1,
             periodic=torch.tensor([bool(structure.pbc.all())]),
         )
+        return graph if max_neighbors is None else graph.nearest(max_neighbors)
 
     def edge_vectors(self) -> Tensor:
         """From receiver to sender, Å, float64 `[E, 3]`."""
         cells = self.cell[self.batch[self.receivers]]
         images = torch.einsum("ek,ekc->ec", self.shifts, cells)
         return self.positions[self.senders] + images - self.positions[self.receivers]
+
+    def nearest(self, max_neighbors: int) -> AtomGraph:
+        """The same graph with the `max_neighbors` nearest neighbours of every atom, for networks trained that way.
+
+        Neighbours as far as the last one, to 0.01 Å, stay too: which of several equal ones to keep would depend on
+        rounding and on the order of the atoms. Energies jump where a neighbour enters or leaves the list.
+        """
+        distances = self.edge_vectors().norm(dim=-1)
+        by_distance = distances.argsort(stable=True)
+        order = by_distance[self.receivers[by_distance].argsort(stable=True)]
+        counts = torch.bincount(self.receivers, minlength=self.num_atoms)
+        starts = counts.cumsum(0) - counts
+        limits = torch.full((self.num_atoms,), torch.inf, dtype=distances.dtype, device=distances.device)
+        crowded = counts > max_neighbors
+        limits[crowded] = distances[order[starts[crowded] + max_neighbors - 1]] + EQUAL_DISTANCE
+        kept = distances <= limits[self.receivers]
+        return dataclasses.replace(
+            self, senders=self.senders[kept], receivers=self.receivers[kept], shifts=self.shifts[kept]
+        )
 
     def to(self, device: torch.device | str) -> AtomGraph:
         """The same graph on another device."""

@@ -117,3 +117,10 @@ def test_real_size_mix_stays_within_the_budget(data_dir: Path) -> None:
     edges = [dataset.batch(indices)[0].num_edges for indices in sampler.batches(0)]
     assert max(edges) <= 2000
     assert sum(edges) == sum(dataset.num_edges)
+
+
+def test_a_limit_of_neighbors_bounds_the_graphs() -> None:
+    whole, few = GraphDataset([chain(7)], 4.0), GraphDataset([chain(7)], 4.0, max_neighbors=2)
+    assert whole.num_edges == [22]
+    # Two neighbours each, and at the ends the next two, which are not equally far.
+    assert few.num_edges == [14]

@@ -75,6 +75,7 @@ class GraphDataset:
         r_max: Cutoff radius, Å.
         origins: Names of the structures for messages, such as `FrameSet.origins`.
         progress: Called with (done, total) after each structure.
+        max_neighbors: Keep only so many nearest neighbours of every atom (`AtomGraph.nearest`); None keeps all.
 
     Raises:
         DataError: If two atoms of a structure overlap; the message names the structure.
@@ -86,13 +87,14 @@ class GraphDataset:
         r_max: float,
         origins: Sequence[str] | None = None,
         progress: Callable[[int, int], None] | None = None,
+        max_neighbors: int | None = None,
     ) -> None:
         self.structures = tuple(structures)
         self.r_max = float(r_max)
         items = []
         for k, structure in enumerate(self.structures):
             try:
-                graph = AtomGraph.from_structure(structure, self.r_max)
+                graph = AtomGraph.from_structure(structure, self.r_max, max_neighbors)
             except DataError as error:
                 raise DataError(f"Frame {origins[k] if origins else k}: {error}") from error
             items.append((graph, Targets.from_structure(structure)))
