@@ -21,3 +21,7 @@ class ModelFileError(TDNError):
 
 class FactorTableError(TDNError):
     """A factor table that is missing or does not fit its couplings."""
+
+
+class ExportError(TDNError):
+    """An export that is not possible here, or that does not compute what the model computes."""

@@ -16,13 +16,13 @@ from tdn.cli.common import (
     ThreadsOption,
     choose_dtype,
     print_table,
+    read_few_structures,
     set_threads,
     write_json_option,
 )
 
 if TYPE_CHECKING:
     from tdn.checks import CheckResult
-    from tdn.structure import Structure
 
 # Checks displace, rotate and strain every structure dozens of times.
 MAX_STRUCTURES = 4
@@ -62,7 +62,7 @@ def check(
     potential = load_model(model, choose_device(device))
     results = run_checks(
         potential,
-        _read(structures) if structures else None,
+        read_few_structures(structures, MAX_STRUCTURES) if structures else None,
         quick=quick,
         dtypes=(torch.float32, torch.float64) if chosen is None else (chosen,),
         compiled=not quick and compiler_available(),
@@ -85,13 +85,3 @@ def _verdict(result: CheckResult) -> str:
     if not result.claimed:
         return "not claimed"
     return "ok" if result.passed else "FAILED"
-
-
-def _read(paths: list[str]) -> list[Structure]:
-    """At most `MAX_STRUCTURES` structures, evenly from all frames of the files."""
-    from tdn.data.formats import expand_paths, read_atoms
-    from tdn.structure import Structure
-
-    frames = [atoms for path in expand_paths(paths) for atoms in read_atoms(path)]
-    step = max(1, -(-len(frames) // MAX_STRUCTURES))
-    return [Structure.from_ase(atoms) for atoms in frames[::step]]

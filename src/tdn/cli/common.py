@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from tdn.structure import Structure
 
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the results to this JSON file.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
@@ -66,3 +69,13 @@ def set_threads(threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def read_few_structures(paths: Sequence[str], most: int) -> list[Structure]:
+    """At most `most` structures, evenly from all frames of the files."""
+    from tdn.data.formats import expand_paths, read_atoms
+    from tdn.structure import Structure
+
+    frames = [atoms for path in expand_paths(paths) for atoms in read_atoms(path)]
+    step = max(1, -(-len(frames) // most))
+    return [Structure.from_ase(atoms) for atoms in frames[::step]]

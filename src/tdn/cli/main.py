@@ -22,6 +22,7 @@ COMMANDS = {
     "eval": ("tdn.cli.eval", "Errors of a model on labelled frames, per element and per config_type."),
     "info": ("tdn.cli.info", "What a model file holds: configuration, elements, certificates, data, errors, versions."),
     "check": ("tdn.cli.check", "Measure the physics contract of a model: invariances, derivatives, smoothness, NVE."),
+    "export": ("tdn.cli.export", "Write a model as a file of another engine, compared with the model itself."),
     "data": ("tdn.cli.data", "Look at data files before training on them: check."),
 }
 

@@ -1,0 +1,1 @@
+"""Engines that run a potential: exports, and adapters to OpenMM, LAMMPS and others."""
