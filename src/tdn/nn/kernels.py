@@ -101,4 +101,5 @@ class PlainOperators(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace the operators that have a plain form."""
-        return PLAIN_FORMS.get(func, func)(*args, **(kwargs or {}))
+        form: Callable[..., Any] = PLAIN_FORMS.get(func) or func
+        return form(*args, **(kwargs or {}))
