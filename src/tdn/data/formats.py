@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tdn.data.aselmdb import read_rows
+from tdn.data.oc20_raw import is_raw, read_raw_frames
 from tdn.errors import DataError
 from tdn.units import EV_PER_KCAL_PER_MOL
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from ase.db.row import AtomsRow
 
 PathLike = str | os.PathLike[str]
 
@@ -62,6 +65,10 @@ def read_atoms(path: Path) -> list[Atoms]:
             return _read_rmd17(path)
         if path.suffix in (".db", ".json"):
             return _read_database(path)
+        if path.suffix == ".aselmdb":
+            return _read_aselmdb(path)
+        if is_raw(path):
+            return read_raw_frames(path)
         frames = ase.io.read(path, index=":")
     except (DataError, MemoryError):
         raise
@@ -78,15 +85,28 @@ def _read_database(path: Path) -> list[Atoms]:
     frames = []
     with ase.db.connect(path) as database:  # pyright: ignore[reportGeneralTypeIssues]
         for row in database.select():
-            atoms = row.toatoms()
-            atoms.info.update(row.key_value_pairs)
-            for name, value in row.data.items():
-                if np.ndim(value) and len(value) == len(atoms) and name not in atoms.arrays:
-                    atoms.set_array(name, np.asarray(value))
-                else:
-                    atoms.info[name] = value
-            frames.append(atoms)
+            frames.append(_atoms_of_row(row))
     return frames
+
+
+def _read_aselmdb(path: Path) -> list[Atoms]:
+    """The same in an LMDB file, as fairchem writes it; there, a system without `sid` is called by its index."""
+    frames = [_atoms_of_row(row) for row in read_rows(path)]
+    for index, atoms in enumerate(frames):
+        atoms.info.setdefault("sid", index)
+    return frames
+
+
+def _atoms_of_row(row: AtomsRow) -> Atoms:
+    """Key-value pairs and data become info, or arrays if they have a value for each atom."""
+    atoms = row.toatoms()
+    atoms.info.update(row.key_value_pairs)
+    for name, value in row.data.items():
+        if np.ndim(value) and len(value) == len(atoms) and name not in atoms.arrays:
+            atoms.set_array(name, np.asarray(value))
+        else:
+            atoms.info[name] = value
+    return atoms
 
 
 def _read_rmd17(path: Path) -> list[Atoms]:
