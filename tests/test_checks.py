@@ -18,7 +18,7 @@ from tdn import Potential, Structure, TDNConfig, save_model
 from tdn.checks import CheckResult, check_compiled, probes, run_checks
 from tdn.checks import contract as checks
 from tdn.checks.dynamics import check_nve
-from tdn.checks.measure import energies_above_reference
+from tdn.checks.measure import energies_above_reference, mark_claims
 from tdn.cli.check import app
 from tdn.errors import DataError
 from tdn.graph import AtomGraph, Prediction
@@ -216,10 +216,13 @@ def test_contract_holds(config: TDNConfig) -> None:
 
 
 def test_all_paths_break_mirror_symmetry_and_say_so() -> None:
-    result = checks.check_reflection(make_potential(config=CONFIG.model_copy(update={"parity": "all"})), structures())
+    potential = make_potential(config=CONFIG.model_copy(update={"parity": "all"}))
+    (result,) = mark_claims([checks.check_reflection(potential, structures())], potential.config.not_claimed)
     assert result.measured > 1e3 * result.limit
+    assert not result.within_limit
     assert result.passed
     assert not result.claimed
+    assert "mirror images" in result.detail
 
 
 def test_compiled_form_is_compared() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
@@ -23,6 +24,10 @@ from tdn.neighbors import SHORTEST_DISTANCE, neighbor_list
 from tdn.structure import Structure
 
 Model = str | os.PathLike[str] | Potential
+
+
+class PhysicsWarning(UserWarning):
+    """A calculator's potential lacks a physical property that simulations rely on."""
 
 
 class VerletList:
@@ -122,6 +127,9 @@ class TDNCalculator(Calculator):
         _check_committee(self.potentials)
         for potential in self.potentials if compile else ():
             potential.compile()
+        for reason in dict.fromkeys(r for potential in self.potentials for r in potential.config.not_claimed.values()):
+            warnings.warn(f"This potential does not claim all that a potential should fulfil: {reason}", PhysicsWarning,
+                          stacklevel=2)  # fmt: skip
         self.neighbors = VerletList(max(potential.r_max for potential in self.potentials), skin)
 
     def calculate(
@@ -144,6 +152,8 @@ class TDNCalculator(Calculator):
                 f"Stress needs a structure that is periodic in all three directions; {structure.formula} has "
                 f"pbc={structure.pbc.tolist()}. Set atoms.pbc = True with a cell, or do not ask for stress."
             )
+        if "stress" in properties and not self._predicts_stress:
+            raise PropertyNotImplementedError("This model predicts forces by themselves and has no stress.")
         self.potentials[0].check_elements(structure.numbers)
         graph = self.neighbors.graph(structure).to(self.potentials[0].device)
         members = [_as_numpy(potential(graph)) for potential in self.potentials]
@@ -152,10 +162,14 @@ class TDNCalculator(Calculator):
         self.results = {
             "energy": energy, "free_energy": energy, "energies": mean["energies"], "forces": mean["forces"]
         }  # fmt: skip
-        if periodic:
+        if periodic and self._predicts_stress:
             self.results["stress"] = full_3x3_to_voigt_6_stress(mean["stress"][0])
         if len(members) > 1:
             self.results |= _spread(members)
+
+    @property
+    def _predicts_stress(self) -> bool:
+        return all(potential.config.predicts_stress for potential in self.potentials)
 
 
 def _spread(members: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from tdn.cp.couplings import Path as CouplingPath
 from tdn.cp.tables import FactorTable
 from tdn.errors import ModelFileError
 from tdn.files import atomic_write
+from tdn.models.architectures import build_potential, parse_model_config
 from tdn.models.potential import Potential
-from tdn.models.tdn import TDNConfig
 from tdn.nn.tensor_product import Factors
 from tdn.version import __version__
 
@@ -56,8 +56,9 @@ def save_model(path: str | os.PathLike[str], potential: Potential, metadata: Map
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "tdn_version": __version__,
-        "architecture": "TDN",
+        "architecture": potential.config.architecture,
         "config": potential.config.model_dump(mode="json"),
+        "not_claimed": dict(potential.config.not_claimed),
         "elements": list(potential.elements),
         "scale": potential.scale,
         "dtype": str(potential.dtype).removeprefix("torch."),
@@ -94,7 +95,7 @@ def load_model(
     """
     header, tensors = _read(path, weights=True)
     energies = dict(zip(header["elements"], tensors["reference_energies"].tolist(), strict=True))
-    potential = Potential(TDNConfig.parse(header["config"], str(path)), energies, header["scale"])
+    potential = build_potential(parse_model_config(header["config"], str(path)), energies, header["scale"])
     for factors in _factors_of(potential):
         factors.set_table(_stored_table(factors.table, header, tensors))
     weights = {key.removeprefix("weights."): value for key, value in tensors.items() if key.startswith("weights.")}

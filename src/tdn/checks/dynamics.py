@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,10 +33,13 @@ def check_nve(potential: Potential, structure: Structure, steps: int = 100) -> C
     surface terms of higher order remain as well: they fall by 16 at every halving of the step, work done by the forces
     does not, so the step is halved a few times before the verdict.
     """
-    from tdn.calculator import TDNCalculator
+    from tdn.calculator import PhysicsWarning, TDNCalculator
 
     atoms = structure.to_ase()
-    atoms.calc = TDNCalculator(potential, device=potential.device)
+    with warnings.catch_warnings():
+        # What the model does not claim is said beside the result.
+        warnings.simplefilter("ignore", PhysicsWarning)
+        atoms.calc = TDNCalculator(potential, device=potential.device)
     try:
         step = min(LONGEST_STEP, _fitting_step(atoms))
         coarse = _trajectory(atoms, step, steps, stop_early=True)

@@ -76,6 +76,9 @@ def check(
     failed = [result for result in results if not result.passed]
     for result in failed:
         typer.echo(f"FAILED {result.name}: {result.detail}", err=True)
+    for reason in dict.fromkeys(potential.config.not_claimed.values()):
+        if not quiet:
+            typer.echo(f"not claimed: {reason}", err=True)
     write_json_option(json, {"passed": not failed, "checks": [asdict(result) for result in results]})
     if failed:
         raise typer.Exit(1)
@@ -83,5 +86,5 @@ def check(
 
 def _verdict(result: CheckResult) -> str:
     if not result.claimed:
-        return "not claimed"
+        return "ok, not claimed" if result.within_limit else "fails, not claimed"
     return "ok" if result.passed else "FAILED"

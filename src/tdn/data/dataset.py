@@ -119,6 +119,11 @@ class GraphDataset:
         atoms = sum(graph.num_atoms for graph, _ in self._items)
         return sum(self.num_edges) / max(atoms, 1)
 
+    @property
+    def mean_atoms(self) -> float:
+        """Atoms of a structure on average."""
+        return sum(len(structure) for structure in self.structures) / max(len(self.structures), 1)
+
     def batch(self, indices: Sequence[int]) -> Labelled:
         """The structures at `indices` as one batch."""
         return collate_labelled([self._items[k] for k in indices])

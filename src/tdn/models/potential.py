@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tdn.errors import DataError
 from tdn.graph import AtomGraph, Prediction
 from tdn.models.compiled import CompiledCore, compiler_available
+from tdn.models.config import ModelConfig
 from tdn.models.tdn import TDN, TDNConfig
 from tdn.nn.kernels import gather, scatter_sum
 from tdn.nn.radial import polynomial_envelope
@@ -40,7 +41,7 @@ class Potential(nn.Module):
 
     def __init__(
         self,
-        config: TDNConfig,
+        config: ModelConfig,
         reference_energies: Mapping[int, float],
         scale: float = 1.0,
         shifts: Mapping[int, float] | None = None,
@@ -50,7 +51,7 @@ class Potential(nn.Module):
         self._compile = False
         self._core: CompiledCore | None = None
         self.elements: tuple[int, ...] = tuple(sorted(reference_energies))
-        self.network = TDN(config, len(self.elements))
+        self.network = self.build_network()
         self.scale = float(scale)
         start = [(shifts or {}).get(z, 0.0) / self.scale for z in self.elements]
         self.shift = nn.Parameter(torch.tensor(start, dtype=torch.get_default_dtype()))
@@ -59,6 +60,12 @@ class Potential(nn.Module):
         self.register_buffer("element_index", index, persistent=False)
         energies = torch.tensor([reference_energies[z] for z in self.elements], dtype=torch.float64)
         self.register_buffer("reference_energies", energies, persistent=False)
+
+    def build_network(self) -> nn.Module:
+        """The network with fresh weights; potentials of other architectures build their own."""
+        if not isinstance(self.config, TDNConfig):
+            raise TypeError(f"Potential takes a TDNConfig, got {type(self.config).__name__}: use build_potential.")
+        return TDN(self.config, len(self.elements))
 
     def _apply(self, fn, recurse: bool = True) -> nn.Module:
         energies = self.reference_energies
@@ -110,6 +117,11 @@ class Potential(nn.Module):
         envelope = polynomial_envelope(vectors.square().sum(-1).sqrt(), self.r_max)
         bound = -torch.expm1(-BINDING_SHARPNESS * scatter_sum(envelope, receivers, species.shape[0]))
         return self.scale * (energies + bound * gather(self.shift, species))
+
+    def energies_above_reference(self, graph: AtomGraph) -> Tensor:
+        """Energy of every atom of `graph` above its reference, eV, `[N]`: what `forward` adds the references to."""
+        vectors = graph.edge_vectors().to(self.dtype)
+        return self.atomic_energies(vectors, self.element_index[graph.numbers], graph.senders, graph.receivers)
 
     def compile(self) -> None:
         """Run compiled code from now on, forces included; the first call of training and of evaluation compiles.

@@ -7,13 +7,14 @@ stress of it. Everything vanishes for an atom without neighbours, so that a lone
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from tdn.config import StrictConfig
+from tdn.models.config import ModelConfig
 from tdn.nn.harmonics import expand_degrees, spherical_harmonics
 from tdn.nn.kernels import gather
 from tdn.nn.linear import DegreeLinear
@@ -21,10 +22,11 @@ from tdn.nn.radial import MLP, BesselBasis
 from tdn.nn.tensor_product import CPConvolution, CPProduct
 
 
-class TDNConfig(StrictConfig):
+class TDNConfig(ModelConfig):
     """Shape of a `TDN`.
 
     Attributes:
+        architecture: `TDN`.
         lmax: Highest degree of features and filters.
         num_channels: Channels of every degree.
         num_layers: Message-passing layers.
@@ -39,6 +41,7 @@ class TDNConfig(StrictConfig):
         products: `cp` for factors, `exact` for the dense twin (same parameters, same function, slower).
     """
 
+    architecture: Literal["TDN"] = "TDN"
     lmax: int = Field(default=2, ge=1, le=6)
     num_channels: int = Field(default=64, ge=1)
     num_layers: int = Field(default=2, ge=1)
@@ -51,6 +54,21 @@ class TDNConfig(StrictConfig):
     weight_per_degree: bool = True
     shared_linear: bool = False
     products: Literal["cp", "exact"] = "cp"
+
+    STATISTICS: ClassVar[Mapping[str, str]] = {"avg_num_neighbors": "mean_neighbors"}
+
+    @property
+    def not_claimed(self) -> Mapping[str, str]:
+        """Mirror symmetry, where the odd paths are kept."""
+        if self.parity == "natural":
+            return {}
+        return {"reflection": "no mirror symmetry: mirror images may get different energies (SO(3), parity: all)"}
+
+    @property
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """Order of the products, and the symmetry."""
+        symmetry = {"natural": "O(3): rotations and reflections", "all": "SO(3): rotations only"}[self.parity]
+        return ("Product order", str(self.product_order)), ("Symmetry", symmetry)
 
 
 # Root mean square of a channel's components that messages approach but never exceed.

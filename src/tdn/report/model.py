@@ -30,9 +30,7 @@ def num_parameters(potential: Potential) -> int:
 
 def not_claimed(potential: Potential) -> tuple[str, ...]:
     """What holds for other models and not for this one, in sentences."""
-    sentences = []
-    if potential.config.parity == "all":
-        sentences.append("no mirror symmetry: mirror images may get different energies (SO(3), parity: all)")
+    sentences = list(dict.fromkeys(potential.config.not_claimed.values()))
     inexact = [table.name for table in factor_tables(potential) if not table.certificate.exact]
     if inexact:
         sentences.append(f"no exact equivariance: {', '.join(inexact)} only approximate their couplings")
@@ -82,15 +80,14 @@ def describe_model(potential: Potential, header: Mapping[str, Any]) -> dict[str,
 def model_rows(potential: Potential) -> Rows:
     """Facts about the network."""
     config = potential.config
-    symmetry = {"natural": "O(3): rotations and reflections", "all": "SO(3): rotations only"}[config.parity]
     return (
+        ("Architecture", config.architecture),
         ("Elements", ", ".join(chemical_symbols[z] for z in potential.elements)),
         ("Parameters", f"{num_parameters(potential):,}".replace(",", "\u202f")),
         ("Layers × channels", f"{config.num_layers} × {config.num_channels}"),
         ("Highest degree L", str(config.lmax)),
-        ("Product order", str(config.product_order)),
         ("Cutoff", f"{config.r_max:g} Å"),
-        ("Symmetry", symmetry),
+        *config.facts,
         ("Ranks", ", ".join(f"({', '.join(map(str, t.shape))}): {t.rank}" for t in factor_tables(potential))),
         ("Precision", str(potential.dtype).removeprefix("torch.")),
     )

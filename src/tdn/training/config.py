@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from tdn.config import StrictConfig
 from tdn.errors import ConfigError
+from tdn.models.architectures import ARCHITECTURES, ModelChoice
 from tdn.models.tdn import TDNConfig
 
 DEFAULT_STEPS = 20_000
@@ -153,7 +154,8 @@ class RunConfig(StrictConfig):
 
     Attributes:
         data: What to learn from.
-        model: Shape of the network; `avg_num_neighbors` is taken from the training data unless it is given.
+        model: Architecture and shape of the network; averages of neighbours and atoms are taken from the training data
+            unless they are given.
         training: How to train.
         output: Folder of the run.
         seed: Of the initial weights, the split and the order of the frames.
@@ -163,7 +165,7 @@ class RunConfig(StrictConfig):
     """
 
     data: DataConfig
-    model: TDNConfig = TDNConfig()
+    model: ModelChoice = TDNConfig()
     training: TrainingConfig = TrainingConfig()
     output: str
     seed: int = Field(default=0, ge=0)
@@ -172,7 +174,12 @@ class RunConfig(StrictConfig):
     threads: int = Field(default=0, ge=0)
 
 
-SECTIONS: dict[str, type[StrictConfig]] = {"data": DataConfig, "model": TDNConfig, "training": TrainingConfig}
+# Section -> its keys; those of all architectures count as keys of `model`.
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "data": tuple(DataConfig.model_fields),
+    "model": tuple(dict.fromkeys(name for own in ARCHITECTURES.values() for name in own.config.model_fields)),
+    "training": tuple(TrainingConfig.model_fields),
+}
 
 # What may differ between a run and its continuation: nothing that a step depends on, except where the end is.
 CHANGEABLE = frozenset(
@@ -251,7 +258,7 @@ def parse_value(text: str) -> Any:
 
 
 def write_config(config: RunConfig) -> str:
-    """The configuration as YAML, every key given, except the scale of neighbours where it is left to the data."""
+    """The configuration as YAML, every key given, except averages that are left to the data."""
     return yaml.safe_dump(_dump(config), sort_keys=False)
 
 
@@ -263,8 +270,8 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
 
 def _dump(config: RunConfig) -> dict[str, Any]:
     content = config.model_dump(mode="json")
-    if "avg_num_neighbors" not in config.model.model_fields_set:
-        del content["model"]["avg_num_neighbors"]
+    for name in config.model.left_to_data:
+        del content["model"][name]
     return content
 
 
@@ -282,10 +289,10 @@ def _full_key(key: str) -> str:
     """`lr` -> `training.lr`; keys with a section stay and are checked with the rest."""
     if "." in key or key in RunConfig.model_fields:
         return key
-    owners = [section for section, config in SECTIONS.items() if key in config.model_fields]
+    owners = [section for section, keys in SECTIONS.items() if key in keys]
     if len(owners) == 1:
         return f"{owners[0]}.{key}"
-    names = [*RunConfig.model_fields, *(name for config in SECTIONS.values() for name in config.model_fields)]
+    names = [*RunConfig.model_fields, *(name for keys in SECTIONS.values() for name in keys)]
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     hint = f"did you mean {_full_key(close[0])!r}?" if close else f"sections: {', '.join(SECTIONS)}"
     raise ConfigError(f"{key}: unknown key; {hint}")

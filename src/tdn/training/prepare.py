@@ -16,8 +16,9 @@ from tdn.data.reading import FrameSet, read_frames
 from tdn.data.reference import ReferenceEnergies, fit_reference_energies, force_rms, resolve_reference_energies
 from tdn.data.splits import split_frames
 from tdn.errors import DataError
+from tdn.models.architectures import build_potential
+from tdn.models.config import ModelConfig
 from tdn.models.potential import Potential
-from tdn.models.tdn import TDNConfig
 from tdn.training.config import DataConfig, RunConfig
 
 PARTS = ("train", "valid", "test")
@@ -32,7 +33,7 @@ class Problem:
         train: Training graphs.
         valid: Validation graphs, or None.
         references: Reference energies.
-        model: Network shape, its scale of neighbours filled in.
+        model: Network shape, what is left to the data filled in.
         scale: Output scale of the potential, eV.
         shifts: Mean binding energy by element, eV.
         dtype: Precision.
@@ -43,7 +44,7 @@ class Problem:
     train: GraphDataset
     valid: GraphDataset | None
     references: ReferenceEnergies
-    model: TDNConfig
+    model: ModelConfig
     scale: float
     shifts: Mapping[int, float]
     dtype: torch.dtype
@@ -58,7 +59,7 @@ class Problem:
     def fresh_potential(self, device: torch.device) -> Potential:
         """A potential with initial weights that depend on the seed only."""
         torch.manual_seed(self.seed)
-        return Potential(self.model, self.references.energies, self.scale, self.shifts).to(self.dtype).to(device)
+        return build_potential(self.model, self.references.energies, self.scale, self.shifts).to(self.dtype).to(device)
 
 
 def prepare(config: RunConfig, say: Callable[[str], None], warn: Callable[[str], None]) -> Problem:
@@ -84,9 +85,7 @@ def prepare(config: RunConfig, say: Callable[[str], None], warn: Callable[[str],
     if errors:
         raise DataError("The data cannot be trained on: " + "; ".join(errors))
     dataset = GraphDataset(train.structures, config.model.r_max, train.origins)
-    model = config.model
-    if "avg_num_neighbors" not in model.model_fields_set:
-        model = model.model_copy(update={"avg_num_neighbors": max(dataset.mean_neighbors, 1.0)})
+    model = config.model.with_statistics(dataset.mean_neighbors, dataset.mean_atoms)
     scale, shifts = output_scale(train, references), binding_shifts(train, references)
     say(f"{dataset.mean_neighbors:.1f} neighbours an atom within {model.r_max:g} Å; output scale {scale:.3f} eV")
     return Problem(

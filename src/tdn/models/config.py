@@ -1,0 +1,61 @@
+"""What the configuration of every architecture says: its shape, what training fills in, and what it does not claim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+from tdn.config import StrictConfig
+
+
+class ModelConfig(StrictConfig):
+    """Base of the configurations of networks.
+
+    Attributes:
+        architecture: Name in `tdn.models.architectures`; model files and run configurations choose by it.
+        lmax: Highest degree of features and filters.
+        num_channels: Channels of every degree.
+        num_layers: Message-passing layers.
+        r_max: Cutoff, Å.
+    """
+
+    architecture: str
+    lmax: int
+    num_channels: int
+    num_layers: int
+    r_max: float
+
+    STATISTICS: ClassVar[Mapping[str, str]] = {}
+    """Fields that training sets from its data unless they are given -> `mean_neighbors` or `mean_atoms`."""
+    TRAINING: ClassVar[Mapping[str, float]] = {}
+    """Defaults of `TrainingConfig` that do not suit this architecture -> its own."""
+
+    @property
+    def not_claimed(self) -> Mapping[str, str]:
+        """Checks of `tdn check` that the network does not claim to pass, by name without precision -> why, in words."""
+        return {}
+
+    @property
+    def predicts_stress(self) -> bool:
+        """Whether predictions have a stress; where not, it is NaN."""
+        return True
+
+    @property
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """What reports say of this architecture besides its size, as label and value."""
+        return ()
+
+    @property
+    def left_to_data(self) -> frozenset[str]:
+        """Fields that training sets: those of `STATISTICS` that were not given."""
+        return frozenset(self.STATISTICS) - self.model_fields_set
+
+    def with_statistics(self, mean_neighbors: float, mean_atoms: float) -> Self:
+        """The configuration with the fields that are left to the data set from them.
+
+        Args:
+            mean_neighbors: Neighbours of an atom on average.
+            mean_atoms: Atoms of a structure on average.
+        """
+        values = {"mean_neighbors": max(mean_neighbors, 1.0), "mean_atoms": max(mean_atoms, 1.0)}
+        return self.model_copy(update={name: values[self.STATISTICS[name]] for name in self.left_to_data})
