@@ -77,7 +77,7 @@ class _Array(np.ndarray):
     def __setstate__(self, state: Any, /) -> None:
         _, shape, dtype, fortran, content = state
         sizes, numpy_dtype = _checked(shape, dtype, content)
-        super().__setstate__((1, sizes, numpy_dtype, np.bool_(fortran), content))
+        super().__setstate__((1, sizes, numpy_dtype, bool(fortran), content))  # pyright: ignore[reportArgumentType]
 
 
 def _checked(shape: Any, dtype: Any, content: Any) -> tuple[tuple[int, ...], np.dtype]:
