@@ -60,8 +60,11 @@ def test_frames_and_lines_that_do_not_match_are_refused(tmp_path: Path):
     index.write_bytes(lzma.compress(b"\n".join(lines[:2])))
     with pytest.raises(DataError, match=r"3 frames but 0\.txt\.xz has 2 lines"):
         read_frames(path)
-    index.write_bytes(lzma.compress(b"\n".join([*lines[:2], b"random3,frame1"])))
+    index.write_bytes(lzma.compress(b"\n".join([*lines[:2], b"random3;frame1"])))
     with pytest.raises(DataError, match=r"0\.txt\.xz, line 3: expected"):
+        read_frames(path)
+    index.write_bytes(lzma.compress(b"\n".join([*lines[:2], b"random3,frame1"])))
+    with pytest.raises(DataError, match="no reference energy of system 3"):
         read_frames(path)
     index.unlink()
     with pytest.raises(DataError, match=r"no 0\.txt\.xz"):

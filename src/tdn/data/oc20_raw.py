@@ -25,12 +25,12 @@ class FrameLine(NamedTuple):
     Attributes:
         sid: System, the number after `random`.
         fid: Frame of its relaxation, the number after `frame`.
-        reference: Energy of the slab and the gas-phase references, eV.
+        reference: Energy of the slab and the gas-phase references, eV; None in test splits, which have no targets.
     """
 
     sid: int
     fid: int
-    reference: float
+    reference: float | None
 
 
 def is_raw(path: Path) -> bool:
@@ -83,8 +83,12 @@ def read_raw_frames(path: Path, total_energies: bool = False) -> list[Atoms]:
             "Download both again."
         )
     for atoms, line in zip(frames, lines, strict=True):
-        atoms.info |= {"sid": line.sid, "fid": line.fid, "reference_energy": line.reference}
+        atoms.info |= {"sid": line.sid, "fid": line.fid}
+        if line.reference is not None:
+            atoms.info["reference_energy"] = line.reference
         if atoms.calc is not None and "energy" in atoms.calc.results and not total_energies:
+            if line.reference is None:
+                raise DataError(f"{index.name} has no reference energy of system {line.sid}, frame {line.fid}.")
             atoms.calc.results["energy"] -= line.reference
             atoms.calc.results.pop("free_energy", None)
     return frames
@@ -117,7 +121,8 @@ def _open(path: Path) -> TextIO:
 
 def _parse(text: str, where: str) -> FrameLine:
     try:
-        system, frame, reference = text.split(",")
-        return FrameLine(int(system.removeprefix("random")), int(frame.removeprefix("frame")), float(reference))
+        system, frame, *rest = text.split(",")
+        (reference,) = map(float, rest) if rest else (None,)
+        return FrameLine(int(system.removeprefix("random")), int(frame.removeprefix("frame")), reference)
     except ValueError as error:
         raise DataError(f"{where}: expected `random<system>,frame<number>,<energy>`, got {text!r}.") from error
