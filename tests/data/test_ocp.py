@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from oc_files import is2re_record, pickle_record, s2ef_record, slabs, write_lmdb, write_records
+from tdn.data.labels import LabelKeys
 from tdn.data.ocp import OCPOptions, check_one_kind_of_energy, iterate_lmdb, read_oc20_references
+from tdn.data.reading import read_frames
 from tdn.errors import DataError
 from tdn.structure import Structure
 
@@ -154,3 +156,27 @@ def test_a_file_of_users_in_the_new_style(data_dir: Path):
     assert len({int(z) for s in structures for z in s.numbers}) == 42
     assert {len(s) for s in structures} <= set(range(13, 44))
     assert all(s.energy is not None and s.forces is None for s in structures)
+
+
+def test_a_folder_is_one_set_of_frames(tmp_path: Path):
+    frames = slabs(5)
+    for part, chosen in enumerate((frames[:2], frames[2:])):
+        records = [s2ef_record(atoms, 10 * part + k, k) for k, atoms in enumerate(chosen)]
+        write_records(tmp_path / f"data.{part:04d}.lmdb", records, length=len(records))
+    read_set = read_frames(tmp_path)
+    assert [s.info["sid"] for s in read_set.structures] == [0, 1, 10, 11, 12]
+    assert read_set.origins[2] == "data.0001.lmdb:0"
+    assert "5 of 5 frames" in str(read_set.report)
+    assert read_set.elements == tuple(sorted({int(z) for atoms in frames for z in atoms.numbers}))
+    without = read_frames(tmp_path, LabelKeys(forces="none"), required=("energy",))
+    assert all(s.forces is None for s in without.structures)
+
+
+def test_missing_labels_are_noticed_as_in_other_files(tmp_path: Path):
+    (atoms,) = slabs(1)
+    path = write_records(tmp_path / "a.lmdb", [is2re_record(atoms, 1)])
+    assert read_frames(path, required=("energy",)).structures[0].energy is not None
+    with pytest.raises(DataError, match="No forces found in 1 frames"):
+        read_frames(path)
+    with pytest.raises(DataError, match="no key 'dft_energy'"):
+        read_frames(path, LabelKeys(energy="dft_energy"))

@@ -23,16 +23,25 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 
 
+# What is taken from a folder; data sets in many files come as such.
+FOLDER_SUFFIXES = (".lmdb", ".aselmdb", ".extxyz", ".extxyz.xz")
+
+
 def expand_paths(paths: PathLike | Sequence[PathLike]) -> list[Path]:
-    """Files behind names and glob patterns, each once, patterns in alphabetical order.
+    """Files behind names, folders and glob patterns, each once, those of a folder or pattern in alphabetical order.
 
     Raises:
-        DataError: If a file does not exist or a pattern matches nothing.
+        DataError: If a file does not exist, a pattern matches nothing, or a folder holds no data files.
     """
     names = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     files: list[Path] = []
     for name in (os.fspath(path) for path in names):
-        matches = [name] if os.path.isfile(name) else sorted(glob.glob(name, recursive=True))
+        if os.path.isdir(name):
+            matches = sorted(str(path) for path in Path(name).iterdir() if path.name.endswith(FOLDER_SUFFIXES))
+            if not matches:
+                raise DataError(f"The folder {name} holds no data files ({', '.join(FOLDER_SUFFIXES)}).")
+        else:
+            matches = [name] if os.path.isfile(name) else sorted(glob.glob(name, recursive=True))
         if not matches:
             raise DataError(f"No such file: {name}.")
         files += [Path(match) for match in matches if Path(match) not in files]

@@ -1,9 +1,10 @@
-"""Files to labelled structures: everything ASE reads, ASE databases and rMD17's npz."""
+"""Files to labelled structures: everything ASE reads, ASE databases, rMD17's npz, LMDBs of OC20 and OC22."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from tdn.data.labels import (
     list_names,
     parse_label,
 )
+from tdn.data.ocp import OCPOptions, check_one_kind_of_energy, iterate_lmdb
 from tdn.errors import DataError
 from tdn.structure import Scalar, Structure
 
@@ -73,20 +75,24 @@ def read_frames(
     *,
     required: Collection[str] = ("energy", "forces"),
     allow_partial: bool = False,
+    ocp: OCPOptions = OCPOptions(),  # noqa: B008
 ) -> FrameSet:
     """Read labelled frames from files; the keys are chosen once for all of them.
 
     Args:
-        paths: One or several files or glob patterns.
+        paths: One or several files, folders or glob patterns.
         keys: Names of the labels; searched for by default.
         required: Quantities that must be there.
         allow_partial: Accept frames without a label that others have. Stress that was searched for may always be
             partial, and frames not periodic in all directions never have one.
+        ocp: What to read of the LMDBs of OC20 and OC22.
 
     Raises:
         DataError: If a file is missing, empty or damaged, or labels are absent, NaN or of the wrong shape.
     """
     files = expand_paths(paths)
+    if any(file.suffix == ".lmdb" for file in files):
+        return _read_ocp(files, keys or LabelKeys(), required, allow_partial, ocp)
     atoms: list[Atoms] = []
     origins: list[str] = []
     for file in files:
@@ -133,6 +139,42 @@ def frames_from_atoms(
     notes = _notes(sources)
     report = LabelReport(**sources, num_isolated=len(isolated), notes=notes)
     return FrameSet(tuple(structures), energies, report, source, "", tuple(names))
+
+
+def _read_ocp(
+    files: Sequence[Path], keys: LabelKeys, required: Collection[str], allow_partial: bool, options: OCPOptions
+) -> FrameSet:
+    """Records of LMDBs; their labels have no keys to choose."""
+    others = [file.name for file in files if file.suffix != ".lmdb"]
+    if others:
+        raise DataError(f"LMDBs of OC20 and OC22 are read by themselves, not beside {list_names(others)}.")
+    named = [key for key in vars(keys).values() if key not in ("auto", "none")]
+    if named:
+        raise DataError(f"The labels of LMDBs of OC20 and OC22 are found by themselves; there is no key {named[0]!r}.")
+    structures, origins = [], []
+    for file in files:
+        for number, structure in iterate_lmdb(file, options):
+            structures.append(_without(structure, keys))
+            origins.append(f"{file.name}:{number}")
+    check_one_kind_of_energy(structures, options)
+    names = {"energy": "y_relaxed/y/energy", "forces": "force/forces", "stress": None}
+    counts = {quantity: sum(getattr(s, quantity) is not None for s in structures) for quantity in QUANTITIES}
+    sources = {
+        quantity: LabelSource(names[quantity] if counts[quantity] else None, counts[quantity], len(structures))
+        for quantity in QUANTITIES
+    }
+    source = ", ".join(str(file) for file in files)
+    try:
+        _check_labels(structures, origins, sources, keys, required, allow_partial)
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from error
+    return FrameSet(tuple(structures), {}, LabelReport(**sources), source, fingerprint(files), tuple(origins))
+
+
+def _without(structure: Structure, keys: LabelKeys) -> Structure:
+    """The structure without labels that are not wanted."""
+    unwanted = {quantity: None for quantity in QUANTITIES if getattr(keys, quantity) == "none"}
+    return replace(structure, **unwanted) if unwanted else structure
 
 
 def is_isolated_atom(atoms: Atoms) -> bool:
