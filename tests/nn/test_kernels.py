@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tdn.nn.kernels import PlainOperators, aggregate, gather, scatter_sum
+from tdn.nn.kernels import PlainOperators, gather, scatter_sum
 
 INDEX = {
     "ragged": torch.tensor([0, 0, 0, 2, 4, 4]),
@@ -41,23 +41,6 @@ def test_non_contiguous_values_are_summed_right() -> None:
     index = INDEX["ragged"]
     y = torch.randn(3, len(index)).T
     assert torch.equal(scatter_sum(y, index, 5), scatter_sum(y.contiguous(), index, 5))
-
-
-def naive_aggregate(xa: Tensor, yb: Tensor, w: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
-    result = torch.zeros_like(xa)
-    for e, (s, n) in enumerate(zip(senders.tolist(), receivers.tolist(), strict=True)):
-        result[n] += torch.einsum("rw,wu,ru->ru", yb[e], w[e], xa[s])
-    return result
-
-
-def test_aggregate_is_the_trilinear_sum() -> None:
-    receivers = torch.tensor([0, 0, 1, 3, 3, 3])
-    senders = torch.tensor([1, 2, 0, 0, 1, 3])
-    xa, yb, w = values(4, 7, 5), values(6, 7, 3), values(6, 3, 5)
-    expected = naive_aggregate(xa.detach(), yb.detach(), w.detach(), senders, receivers)
-    assert torch.allclose(aggregate(xa, yb, w, senders, receivers), expected, atol=1e-12)
-    assert torch.autograd.gradcheck(lambda *a: aggregate(*a, senders, receivers), (xa, yb, w))
-    assert torch.autograd.gradgradcheck(lambda *a: aggregate(*a, senders, receivers), (xa, yb, w))
 
 
 def test_sums_are_the_same_in_every_run() -> None:

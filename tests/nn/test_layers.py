@@ -11,7 +11,7 @@ from torch import Tensor
 from tdn.cp.couplings import random_rotations, representation_matrix
 from tdn.nn.harmonics import degrees, spherical_harmonics
 from tdn.nn.linear import DegreeLinear
-from tdn.nn.radial import MLP, BesselBasis, polynomial_envelope
+from tdn.nn.radial import MLP, BesselBasis, RadialTable, UniformSpline, polynomial_envelope
 from tdn.nn.tensor_product import CPConvolution, CPProduct
 
 SHAPES = [(1, 1, 1, "natural"), (2, 2, 2, "natural"), (3, 3, 3, "natural"), (0, 2, 2, "natural"), (2, 2, 0, "natural"),
@@ -151,3 +151,45 @@ def test_mlp_maps_zero_to_zero_and_keeps_variance() -> None:
     mlp = MLP([64, 128, 128, 64])
     assert torch.equal(mlp(torch.zeros(2, 64)), torch.zeros(2, 64))
     assert 0.5 < mlp(torch.randn(2000, 64)).std() < 2.0
+
+
+def test_spline_vanishes_at_the_cutoff_with_two_derivatives_and_is_a_partition_of_unity() -> None:
+    spline = UniformSpline(4.0, 16)
+    distance = torch.linspace(0.2, 3.99, 40, requires_grad=True)
+    basis, knot = spline.basis(distance)
+    torch.testing.assert_close(basis.sum(1), torch.ones(40))
+    assert int(knot.min()) >= 0
+    assert int(knot.max()) + 3 < len(spline.knots(distance))
+    end = torch.tensor([4.0], requires_grad=True)
+    value = spline.basis(end)[0][:, 0].sum()  # only the first of the four has a coefficient that is not zero there
+    for _ in range(3):
+        assert value.abs() < 1e-30
+        (value,) = torch.autograd.grad(value.sum(), end, create_graph=True)
+
+
+def test_spline_has_two_continuous_derivatives_at_its_knots() -> None:
+    spline = UniformSpline(4.0, 16)
+    coefficients = torch.randn(19)
+
+    def derivatives(distance: Tensor) -> list[Tensor]:
+        distance = distance.requires_grad_(True)
+        basis, knot = spline.basis(distance)
+        values = [(basis * coefficients[knot[:, None] + torch.arange(4)]).sum(1)]
+        for _ in range(2):
+            values.append(torch.autograd.grad(values[-1].sum(), distance, create_graph=True)[0])
+        return values
+
+    knots = 0.25 * torch.arange(1, 16)
+    for below, above in zip(derivatives(knots - 1e-9), derivatives(knots + 1e-9), strict=True):
+        torch.testing.assert_close(below, above, atol=1e-5, rtol=0)
+
+
+def test_spline_follows_the_network() -> None:
+    spline, basis = UniformSpline(5.0, 128), BesselBasis(5.0, 8)
+    distance = torch.linspace(0.5, 4.9, 50)
+    values, knot = spline.basis(distance)
+    table = basis(spline.knots(distance))
+    assert (table[-3:] == 0.0).all()
+    weights = RadialTable(values, table[:, None], knot).weights()[:, 0]
+    # One knot out: that is what makes the last coefficients vanish.
+    torch.testing.assert_close(weights, basis(distance + 5.0 / 128), atol=2e-2, rtol=0)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from tdn.models.config import ModelConfig
 from tdn.nn.harmonics import expand_degrees, spherical_harmonics
-from tdn.nn.kernels import gather
+from tdn.nn.kernels import EdgeIndex, gather
 from tdn.nn.linear import DegreeLinear
-from tdn.nn.radial import MLP, BesselBasis
+from tdn.nn.radial import MLP, BesselBasis, RadialTable, UniformSpline
 from tdn.nn.tensor_product import CPConvolution, CPProduct
 
 
@@ -34,6 +34,8 @@ class TDNConfig(ModelConfig):
         r_max: Cutoff, Å.
         num_radial_basis: Bessel functions.
         radial_hidden: Widths of the hidden layers of the radial networks.
+        radial_knots: Intervals of the splines through values of the radial networks; null evaluates the networks at
+            every edge instead, which is slower.
         avg_num_neighbors: Scale of the sums over neighbours; training sets it from its data.
         parity: `natural` keeps mirror symmetry, O(3); `all` adds the odd paths, SO(3) only.
         weight_per_degree: Radial weights for every filter degree, instead of one for all.
@@ -49,6 +51,7 @@ class TDNConfig(ModelConfig):
     r_max: float = Field(default=5.0, gt=0)
     num_radial_basis: int = Field(default=8, ge=1)
     radial_hidden: tuple[int, ...] = (64, 64)
+    radial_knots: int | None = Field(default=None, ge=8)
     avg_num_neighbors: float = Field(default=16.0, gt=0)
     parity: Literal["natural", "all"] = "natural"
     weight_per_degree: bool = True
@@ -147,15 +150,17 @@ class Edges(NamedTuple):
 
     Attributes:
         harmonics: `[(lmax + 1)², E]`.
-        basis: Radial basis under its envelope `[E, num_radial_basis]`.
-        senders: int64 `[E]`.
-        receivers: int64 `[E]`, ascending.
+        inputs: Of the radial networks: Bessel functions at the knots, or at the edges if there are none.
+        basis: Spline functions at the edges' lengths `[E, 4]`, or ones `[E, 1]`.
+        knot: First of them, int64 `[E]`, or None.
+        index: Both ends.
     """
 
     harmonics: Tensor
+    inputs: Tensor
     basis: Tensor
-    senders: Tensor
-    receivers: Tensor
+    knot: Tensor | None
+    index: EdgeIndex
 
 
 class Interaction(nn.Module):
@@ -184,10 +189,15 @@ class Interaction(nn.Module):
         self.linear_skip = DegreeLinear(lmax, channels, channels, config.shared_linear) if lmax_in else None
         self.gate = Gate(lmax, lmax_out, channels)
 
-    def forward(self, x: Tensor, edges: Edges, species: Tensor) -> Tensor:
-        """New features `[(lmax_out + 1)², N, U]` from `x [(lmax_in + 1)², N, U]`."""
-        weights = self.radial(edges.basis).unflatten(-1, (-1, x.shape[2]))
-        summed = self.convolution(self.linear_in(x), edges.harmonics, weights, edges.senders, edges.receivers)
+    def forward(self, x: Tensor, edges: Edges, filters: Tensor | None, species: Tensor) -> Tensor:
+        """New features `[(lmax_out + 1)², N, U]` from `x [(lmax_in + 1)², N, U]` and the convolution's `filters`."""
+        table = self.radial(edges.inputs).unflatten(-1, (-1, x.shape[2]))
+        radial = RadialTable(edges.basis, table, edges.knot)
+        if filters is None:
+            ends = edges.index.senders, edges.index.receivers
+            summed = self.convolution(self.linear_in(x), edges.harmonics, radial.weights(), *ends)
+        else:
+            summed = self.convolution.sum_messages(self.linear_in(x), filters, radial, edges.index)
         message = saturate(self.linear_message(summed * self.message_scale))
         update = self.linear_out(self.products(message, species))
         if self.linear_skip is not None:
@@ -209,6 +219,7 @@ class TDN(nn.Module):
         channels, last = config.num_channels, config.num_layers - 1
         self.embedding = nn.Parameter(torch.randn(num_elements, channels))
         self.basis = BesselBasis(config.r_max, config.num_radial_basis)
+        self.spline = UniformSpline(config.r_max, config.radial_knots) if config.radial_knots else None
         # Elements enter as scalars, so the first product is rectangular; only scalars are read out of the last layer.
         self.layers = nn.ModuleList(
             Interaction(config, config.lmax if k else 0, config.lmax if k < last else 0, num_elements)
@@ -227,12 +238,28 @@ class TDN(nn.Module):
             senders: int64 `[E]`.
             receivers: int64 `[E]`, ascending.
         """
-        distance = vectors.square().sum(-1).sqrt()
-        harmonics = spherical_harmonics(vectors / distance[:, None], self.config.lmax)
-        edges = Edges(harmonics, self.basis(distance), senders, receivers)
+        edges = self._edges(vectors, senders, receivers, species.shape[0])
+        filters = self._filters(edges.harmonics)
         x = gather(self.embedding, species)[None]
         energy = vectors.new_zeros(species.shape[0])
-        for layer, readout in zip(self.layers, self.readouts, strict=True):
-            x = layer(x, edges, species)
+        for layer, readout, of_layer in zip(self.layers, self.readouts, filters, strict=True):
+            x = layer(x, edges, of_layer, species)
             energy = energy + readout(x[0]).squeeze(-1)
         return energy
+
+    def _edges(self, vectors: Tensor, senders: Tensor, receivers: Tensor, num_atoms: int) -> Edges:
+        distance = vectors.square().sum(-1).sqrt()
+        if self.spline is None:
+            inputs, basis, knot = self.basis(distance), torch.ones_like(distance)[:, None], None
+        else:
+            inputs = self.basis(self.spline.knots(distance))
+            basis, knot = self.spline.basis(distance)
+        harmonics = spherical_harmonics(vectors / distance[:, None], self.config.lmax)
+        return Edges(harmonics, inputs, basis, knot, EdgeIndex.build(senders, receivers, num_atoms))
+
+    def _filters(self, harmonics: Tensor) -> list[Tensor | None]:
+        """The harmonics as each layer's convolution takes them; all but the first share their factors."""
+        if self.config.products == "exact":
+            return [None] * len(self.layers)
+        projected = [layer.convolution.project_filter(harmonics) for layer in self.layers[:2]]
+        return projected + projected[1:] * (len(self.layers) - 2)

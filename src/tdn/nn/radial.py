@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,59 @@ class BesselBasis(nn.Module):
         envelope = polynomial_envelope(distance, self.r_max)
         waves = torch.sin(self.wave_numbers * (math.pi / self.r_max * distance)[:, None])
         return waves * (math.sqrt(2.0 / self.r_max) * envelope / distance)[:, None]
+
+
+class RadialTable(NamedTuple):
+    """Radial weights of edges from the rows of a table, `w_e = sum_p basis[e, p] table[knot_e + p]`.
+
+    Attributes:
+        basis: `[E, P]`.
+        table: `[K, W, U]`, or `[E, W, U]` without `knot`.
+        knot: First row of every edge, int64 `[E]`; None if row e belongs to edge e, `P` = 1.
+    """
+
+    basis: Tensor
+    table: Tensor
+    knot: Tensor | None
+
+    def weights(self) -> Tensor:
+        """The radial weights themselves, `[E, W, U]`."""
+        if self.knot is None:
+            return self.basis[:, :, None] * self.table
+        rows = self.table[self.knot[:, None] + torch.arange(self.basis.shape[1], device=self.knot.device)]
+        return torch.einsum("ep,epwu->ewu", self.basis, rows)
+
+
+class UniformSpline:
+    """Cubic B-splines on equal intervals from 0 to `r_max`: two continuous derivatives, four terms at every distance.
+
+    Coefficient k belongs to the spline function that is centred on knot k - 1. It is set to the value of the radial
+    network at knot k, one further out: the network vanishes at the cutoff, so the last three coefficients are zero, and
+    the spline goes to zero there with two continuous derivatives.
+
+    Args:
+        r_max: Cutoff, Å.
+        intervals: Number of intervals, K.
+    """
+
+    def __init__(self, r_max: float, intervals: int) -> None:
+        self.r_max = r_max
+        self.intervals = intervals
+
+    def knots(self, like: Tensor) -> Tensor:
+        """Distances at which the coefficients are values of the network, Å, `[K + 3]`; none is zero."""
+        fractions = torch.arange(self.intervals + 3, dtype=like.dtype, device=like.device) / self.intervals
+        return self.r_max * fractions.clamp(1e-3 / self.intervals, 1.0)
+
+    def basis(self, distance: Tensor) -> tuple[Tensor, Tensor]:
+        """The four functions that do not vanish at the distances `[E]`, `[E, 4]`, and the index of the first, `[E]`."""
+        position = (distance * (self.intervals / self.r_max)).clamp(max=float(self.intervals))
+        knot = position.detach().long().clamp(max=self.intervals - 1)
+        t = position - knot
+        s = 1.0 - t
+        outer = (s.pow(3), t.pow(3))
+        inner = (4.0 + t * t * (3.0 * t - 6.0), 4.0 + s * s * (3.0 * s - 6.0))
+        return torch.stack([outer[0], *inner, outer[1]], dim=1) / 6.0, knot
 
 
 class MLP(nn.Module):

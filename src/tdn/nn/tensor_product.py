@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from tdn.cp.couplings import PathParity
 from tdn.cp.tables import FactorTable, load_table
 from tdn.nn.harmonics import degrees
-from tdn.nn.kernels import aggregate, gather, scatter_sum
+from tdn.nn.kernels import EdgeIndex, convolve, gather, scatter_sum
+from tdn.nn.radial import RadialTable
 
 
 class Factors(nn.Module):
@@ -149,21 +150,34 @@ class CPConvolution(nn.Module):
             harmonics: `[d2, E]`.
             weights: Radial weights `[E, num_weights, U]`.
             senders: int64 `[E]`.
-            receivers: int64 `[E]`, ascending.
+            receivers: int64 `[E]`.
 
         Returns:
             `[d3, N, U]`.
         """
-        # One column of harmonics a radial weight, the components that it does not scale zero: [E, d2, num_weights].
-        by_degree = harmonics.T[:, :, None] * self.degree_mask
         if self.exact:
-            return self._dense(x, by_degree, weights, senders, receivers)
-        node_factors = torch.matmul(self.factors.in1, x.transpose(0, 1))
-        edge_factors = torch.matmul(self.factors.in2.T, by_degree)
-        summed = aggregate(node_factors, edge_factors, weights, senders, receivers)
+            return self._dense(x, harmonics, weights, senders, receivers)
+        one = weights.new_ones(weights.shape[0], 1)
+        edges = EdgeIndex.build(senders, receivers, x.shape[1])
+        return self.sum_messages(x, self.project_filter(harmonics), RadialTable(one, weights, None), edges)
+
+    def project_filter(self, harmonics: Tensor) -> Tensor:
+        """Harmonics `[d2, E]` projected on the second factor, a column for every radial weight, `[E, R, num_weights]`.
+
+        Layers with the same factors can share it.
+        """
+        factor = self.factors.in2[:, :, None] * self.degree_mask[:, None, :]
+        return (harmonics.T @ factor.flatten(1)).unflatten(1, factor.shape[1:])
+
+    def sum_messages(self, x: Tensor, filters: Tensor, radial: RadialTable, edges: EdgeIndex) -> Tensor:
+        """The convolution from what `project_filter` gave and radial functions, `[d3, N, U]`."""
+        ranks = torch.matmul(self.factors.in1, x.transpose(0, 1))
+        summed = convolve(filters, radial.basis, radial.table, ranks, radial.knot, edges)
         return torch.matmul(self.factors.out, summed).transpose(0, 1)
 
-    def _dense(self, x: Tensor, by_degree: Tensor, weights: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
+    def _dense(self, x: Tensor, harmonics: Tensor, weights: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
+        # One column of harmonics a radial weight, the components that it does not scale zero: [E, d2, num_weights].
+        by_degree = harmonics.T[:, :, None] * self.degree_mask
         kernels = torch.einsum("ejl,ijk->elki", by_degree, self.factors.coupling)
         messages = torch.einsum("elki,elu,eiu->eku", kernels, weights, gather(x.transpose(0, 1), senders))
         return scatter_sum(messages, receivers, x.shape[1]).transpose(0, 1)
