@@ -9,6 +9,7 @@ from tdn.version import __version__
 
 # Public names and where they live. They are imported on first use, so that `import tdn` and `tdn --help` are instant.
 _PUBLIC = {
+    "CPTensorProduct": "tdn.plug.tensor_product",
     "Potential": "tdn.models.potential",
     "RunConfig": "tdn.training.config",
     "Structure": "tdn.structure",

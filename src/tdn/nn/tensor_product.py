@@ -9,23 +9,21 @@ Features are `[(lmax + 1)², atoms, channels]`, degree by degree, in e3nn's basi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tdn.cp.couplings import PathParity
 from tdn.cp.tables import FactorTable, load_table
+from tdn.nn.constants import Constants
 from tdn.nn.harmonics import degrees
 from tdn.nn.kernels import EdgeIndex, convolve, gather, scatter_sum
 from tdn.nn.radial import RadialTable
 
 
-class Factors(nn.Module):
-    """The arrays of a factor table as buffers that keep their float64 digits through changes of dtype.
+class Factors(Constants):
+    """The arrays of a factor table as buffers; a model file stores the tables themselves, once, in float64.
 
-    They are not in the state dict: a model file stores the tables themselves, once, in float64.
     The output factor is scaled by `sqrt(2 l3 + 1)`, so that component-normalised inputs give outputs of order one.
 
     Args:
@@ -45,7 +43,7 @@ class Factors(nn.Module):
     coupling: Tensor
 
     def __init__(self, table: FactorTable, dense: bool = False) -> None:
-        super().__init__()
+        super().__init__({})
         self.dense = dense
         self.set_table(table)
 
@@ -53,18 +51,10 @@ class Factors(nn.Module):
         """Compute with `table` from now on; it may have another rank, but must have the same degrees."""
         self.table = table
         scale = np.sqrt(2.0 * degrees(table.lmax_out).numpy() + 1.0)
-        self._float64 = {"in1": table.in1.T.copy(), "in2": table.in2, "out": table.out * scale[:, None]}
+        values = {"in1": table.in1.T.copy(), "in2": table.in2, "out": table.out * scale[:, None]}
         if self.dense:
-            self._float64["coupling"] = table.coupling() * scale
-        for name, value in self._float64.items():
-            self.register_buffer(name, torch.tensor(value, dtype=torch.get_default_dtype()), persistent=False)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        super()._apply(fn, recurse)
-        for name, value in self._float64.items():
-            buffer = getattr(self, name)
-            setattr(self, name, torch.tensor(value, dtype=buffer.dtype, device=buffer.device))
-        return self
+            values["coupling"] = table.coupling() * scale
+        self.set_constants(values)
 
 
 class CPProduct(nn.Module):
