@@ -32,17 +32,21 @@ class Target(enum.StrEnum):
     """What `--to` takes."""
 
     aoti = "aoti"
+    metatomic = "metatomic"
 
 
 # Files may have thousands; sizes matter, not numbers.
 MAX_STRUCTURES = 8
-SUFFIXES = {Target.aoti: ".pt2"}
+SUFFIXES = {Target.aoti: ".pt2", Target.metatomic: ".pt"}
 
 
 @app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="Model file.")],
-    to: Annotated[Target, typer.Option("--to", help="aoti: compiled package for PyTorch, from Python or C++.")],
+    to: Annotated[
+        Target,
+        typer.Option("--to", help="aoti: compiled package for PyTorch; metatomic: TorchScript file for many engines."),
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write; beside the model if left out.")
     ] = None,
@@ -83,4 +87,6 @@ def _exporter(target: Target) -> Callable[..., Agreement]:
         from tdn.interfaces.aoti import export_aoti
 
         return export_aoti
-    raise AssertionError(target)
+    from tdn.interfaces.metatomic import export_metatomic
+
+    return export_metatomic
