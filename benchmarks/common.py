@@ -53,3 +53,14 @@ def summarise(times: Mapping[str, np.ndarray], ours: str) -> dict[str, dict[str,
         }
         for name, values in times.items()
     }
+
+
+def train_on_organics(folder: Path, max_time: str) -> Path:
+    """A model trained with the default settings on one thread on the molecules that ship with the package."""
+    from tdn import load_config, train
+    from tdn.datasets import organics_path
+    from tdn.training.logs import ConsoleReporter
+
+    files = f"[{organics_path('train')}, {organics_path('isolated_atoms')}]"
+    settings = [f"train={files}", f"valid={organics_path('valid')}", f"output={folder}/run", "threads=1"]
+    return Path(train(load_config(None, [*settings, f"max_time={max_time}"]), ConsoleReporter()).model_path)

@@ -23,6 +23,7 @@ COMMANDS = {
     "info": ("tdn.cli.info", "What a model file holds: configuration, elements, certificates, data, errors, versions."),
     "check": ("tdn.cli.check", "Measure the physics contract of a model: invariances, derivatives, smoothness, NVE."),
     "export": ("tdn.cli.export", "Write a model as a file of another engine, compared with the model itself."),
+    "relax": ("tdn.cli.relax", "Relax structures, thousands at once, positions and cells."),
     "data": ("tdn.cli.data", "Look at data files before training on them: check."),
 }
 
@@ -87,7 +88,7 @@ def _main(
 
 
 def main() -> None:
-    """Entry point: errors that a user can act on are one line on standard error and exit code 2."""
+    """Entry point: what a user can act on, full disks included, is one line on standard error and exit code 2."""
     try:
         app()
     except TDNError as error:
@@ -95,6 +96,10 @@ def main() -> None:
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:
+        place = f": {error.filename}" if error.filename else ""
+        typer.echo(f"error: {error.strerror or error}{place}", err=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Simulations with a trained potential: batched relaxation, molecular dynamics, and properties of minima."""
