@@ -14,6 +14,7 @@ import torch
 
 from tdn.files import write_json
 from tdn.report.model import describe_machine
+from tdn.training.run import TrainingResult
 from tdn.version import __version__
 
 
@@ -55,7 +56,7 @@ def summarise(times: Mapping[str, np.ndarray], ours: str) -> dict[str, dict[str,
     }
 
 
-def train_on_organics(folder: Path, max_time: str) -> Path:
+def train_on_organics(folder: Path, max_time: str) -> TrainingResult:
     """A model trained with the default settings on one thread on the molecules that ship with the package."""
     from tdn import load_config, train
     from tdn.datasets import organics_path
@@ -63,4 +64,4 @@ def train_on_organics(folder: Path, max_time: str) -> Path:
 
     files = f"[{organics_path('train')}, {organics_path('isolated_atoms')}]"
     settings = [f"train={files}", f"valid={organics_path('valid')}", f"output={folder}/run", "threads=1"]
-    return Path(train(load_config(None, [*settings, f"max_time={max_time}"]), ConsoleReporter()).model_path)
+    return train(load_config(None, [*settings, f"max_time={max_time}"]), ConsoleReporter())

@@ -2,8 +2,8 @@
 
     python benchmarks/relax.py --model run/model.tdn
 
-Without `--model` it first trains one for two minutes on the shipped molecules. Both sides use ASE's L-BFGS to the same
-fmax; ASE's side has `TDNCalculator` with its default Verlet skin. Every round relaxes the molecules both ways, in turns.
+Without `--model` it first trains one for two minutes on the shipped molecules. Both sides use ASE's L-BFGS to the
+same fmax; ASE's side has `TDNCalculator` with its default Verlet skin. Every round relaxes the molecules both ways, in turns.
 With `--torchsim` TorchSim's FIRE relaxes them as well.
 """
 
@@ -84,7 +84,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        potential = load_model(arguments.model or train_on_organics(Path(folder), "120s"))
+        potential = load_model(arguments.model or train_on_organics(Path(folder), "120s").model_path)
     frames, settings = molecules(arguments.count), RelaxSettings(fmax=arguments.fmax)
     if arguments.compile:
         potential.compile()

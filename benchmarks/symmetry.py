@@ -14,13 +14,11 @@ import tempfile
 from pathlib import Path
 
 import torch
-from common import write_result
+from common import train_on_organics, write_result
 
-from tdn import load_config, load_model, train
+from tdn import load_model
 from tdn.checks import run_checks
-from tdn.datasets import organics_path
 from tdn.models.compiled import compiler_available
-from tdn.training.logs import ConsoleReporter
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -32,12 +30,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        files = f"[{organics_path('train')}, {organics_path('isolated_atoms')}]"
-        settings = [f"train={files}", f"valid={organics_path('valid')}", f"output={folder}/run", "threads=1"]
-        result = train(load_config(None, [*settings, f"max_time={arguments.max_time}"]), ConsoleReporter())
+        result = train_on_organics(Path(folder), arguments.max_time)
         checks = run_checks(load_model(result.model_path), compiled=compiler_available())
     command = f"python benchmarks/symmetry.py --max-time {arguments.max_time}"
-    content = {"steps": result.steps, "seed": 0, "checks": [dataclasses.asdict(check) for check in checks]}
+    content = {
+        "steps": result.steps,
+        "seed": 0,
+        "checks": [dataclasses.asdict(check) for check in checks],
+    }
     write_result(arguments.json, command, content)
     for check in checks:
         print(f"{check.name}: {check.measured:.2g} (limit {check.limit:.2g} {check.unit})")
