@@ -2,8 +2,8 @@
 
     python benchmarks/relax.py --model run/model.tdn
 
-Without `--model` it first trains one for two minutes on the shipped molecules. Both sides use ASE's L-BFGS to the
-same fmax; ASE's side has `TDNCalculator` with its default Verlet skin. Every round relaxes the molecules both ways, in turns.
+Without `--model` it first trains one for two minutes on the shipped molecules. Both sides use L-BFGS to the same fmax;
+ASE's side has `TDNCalculator` with its default Verlet skin. Every round relaxes the molecules both ways, in turns.
 With `--torchsim` TorchSim's FIRE relaxes them as well.
 """
 
