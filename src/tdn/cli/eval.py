@@ -23,6 +23,7 @@ from tdn.cli.common import (
 if TYPE_CHECKING:
     from tdn.data.labels import LabelKeys
     from tdn.evaluation import Errors, Evaluation
+    from tdn.models.potential import Potential
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -32,7 +33,9 @@ tdn eval model.tdn test.extxyz
 
 tdn eval model.tdn test.extxyz --output evaluation --json errors.json
 
-tdn eval model.tdn 'frames-*.extxyz' --energy-key dft_energy --forces-key dft_forces"""
+tdn eval model.tdn 'frames-*.extxyz' --energy-key dft_energy --forces-key dft_forces
+
+tdn eval model.tdn val_id/ --metrics s2ef"""
 
 UNITS = {"energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
 
@@ -51,6 +54,13 @@ def evaluate_files(
     energy_key: Annotated[str, typer.Option("--energy-key", help="Name of the energies, or none.")] = "auto",
     forces_key: Annotated[str, typer.Option("--forces-key", help="Name of the forces, or none.")] = "auto",
     stress_key: Annotated[str, typer.Option("--stress-key", help="Name of the stress or virials, or none.")] = "auto",
+    metrics: Annotated[
+        str | None, typer.Option("--metrics", help="Also those of an Open Catalyst task: s2ef, is2re or is2rs.")
+    ] = None,
+    relaxed: Annotated[
+        list[str] | None,
+        typer.Option("--relaxed", help="is2rs: relaxed structures in the order of DATA; LMDBs bring their own."),
+    ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = 0,
@@ -76,13 +86,40 @@ def evaluate_files(
         typer.echo(f"{frames.source}: {frames.report}", err=True)
     evaluation = evaluate(potential, frames.structures, origins=frames.origins)
     print_errors(evaluation, quiet or str(json) == "-")
+    found = task_metrics(metrics, evaluation, potential, relaxed or data) if metrics is not None else None
+    if found is not None:
+        print_table(
+            f"\n{metrics}, as published", ["metric", "value"], [(n, f"{v:.6g}") for n, v in found.items()], quiet
+        )
     if predictions is not None:
         write_predictions(predictions, evaluation)
     if output is not None:
         write_folder(output, evaluation, model, data, keys)
         if not quiet:
             typer.echo(f"report: {output / 'report.html'}", err=True)
-    write_json_option(json, evaluation.to_dict())
+    write_json_option(json, {**evaluation.to_dict(), **({} if found is None else {"metrics": {metrics: found}})})
+
+
+def task_metrics(task: str, evaluation: Evaluation, potential: Potential, relaxed: list[str]) -> dict[str, float]:
+    """Metrics of an Open Catalyst task, in eV, eV/Å, Å and fractions.
+
+    Raises:
+        ConfigError: If there is no such task.
+    """
+    from tdn.data.ocp import OCPOptions
+    from tdn.data.reading import read_frames
+    from tdn.errors import ConfigError
+    from tdn.evaluation.catalysis import PRIMARY_METRICS, is2re_metrics, s2ef_metrics
+    from tdn.evaluation.is2rs import measure_relaxations, relax_structures
+
+    if task == "s2ef":
+        return s2ef_metrics(evaluation.structures, evaluation.predictions)
+    if task == "is2re":
+        return is2re_metrics(evaluation.structures, [p.energy for p in evaluation.predictions])
+    if task != "is2rs":
+        raise ConfigError(f"--metrics must be one of {', '.join(PRIMARY_METRICS)}, got {task!r}.")
+    references = read_frames(relaxed, required=(), allow_partial=True, ocp=OCPOptions(geometry="relaxed"))
+    return measure_relaxations(relax_structures(potential, evaluation.structures), references.structures)
 
 
 def print_errors(evaluation: Evaluation, quiet: bool = False) -> None:

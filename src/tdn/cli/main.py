@@ -24,6 +24,7 @@ COMMANDS = {
     "check": ("tdn.cli.check", "Measure the physics contract of a model: invariances, derivatives, smoothness, NVE."),
     "export": ("tdn.cli.export", "Write a model as a file of another engine, compared with the model itself."),
     "relax": ("tdn.cli.relax", "Relax structures, thousands at once, positions and cells."),
+    "submission": ("tdn.cli.submission", "Predictions for the leaderboards of OC20 and OC22: write, join, check."),
     "data": ("tdn.cli.data", "Look at data files before training on them: check."),
 }
 
