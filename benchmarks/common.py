@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
-import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from tdn.files import write_json
-from tdn.report.model import describe_machine
+from tdn.bench.results import write_result
 from tdn.training.run import TrainingResult
-from tdn.version import __version__
 
-
-def write_result(path: Path, command: str, content: Mapping[str, Any]) -> None:
-    """Write `content` with date, machine, versions and the command that makes it again."""
-    setting = {
-        "command": command,
-        "date": datetime.date.today().isoformat(),
-        "machine": describe_machine(),
-        "threads": torch.get_num_threads(),
-        "versions": {"tdn": __version__, "torch": torch.__version__, "python": platform.python_version()},
-    }
-    write_json(path, {**setting, **content})
+__all__ = ["interleaved_times", "summarise", "train_on_organics", "write_result"]
 
 
 def interleaved_times(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:

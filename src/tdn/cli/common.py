@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,8 +20,14 @@ DtypeOption = Annotated[str, typer.Option("--dtype", help="float32 or float64; a
 ThreadsOption = Annotated[int, typer.Option("--threads", help="CPU threads; 0 leaves the default.")]
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], quiet: bool = False) -> None:
-    """Print a table for people; numbers should come formatted."""
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    quiet: bool = False,
+    justify: Literal["left", "right"] = "right",
+) -> None:
+    """Print a table for people; numbers should come formatted. `justify` is that of all columns but the first."""
     if quiet:
         return
     from rich.console import Console
@@ -29,7 +35,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
 
     table = Table(title=title, title_justify="left", show_edge=False)
     for k, column in enumerate(columns):
-        table.add_column(column, justify="left" if k == 0 else "right", overflow="fold")
+        table.add_column(column, justify="left" if k == 0 else justify, overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     Console().print(table)

@@ -25,6 +25,7 @@ COMMANDS = {
     "export": ("tdn.cli.export", "Write a model as a file of another engine, compared with the model itself."),
     "relax": ("tdn.cli.relax", "Relax structures, thousands at once, positions and cells."),
     "submission": ("tdn.cli.submission", "Predictions for the leaderboards of OC20 and OC22: write, join, check."),
+    "bench": ("tdn.cli.bench", "Speed and memory: of a model on a structure, and beside other packages."),
     "data": ("tdn.cli.data", "Look at data files before training on them: check."),
 }
 

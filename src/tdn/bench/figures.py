@@ -1,0 +1,109 @@
+"""Pictures of benchmark results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tdn.bench.results import short
+from tdn.bench.suites import EXPLANATIONS
+from tdn.files import atomic_write
+
+
+def draw(result: Mapping[str, Any], path: Path) -> None:
+    """Draw the result of a suite: bars of times, or curves where a size was varied; format by the suffix of `path`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = _scaling(result, plt) if result["suite"] == "scaling" else _times(result, plt)
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary, format=path.suffix.lstrip(".") or "png", dpi=150, bbox_inches="tight")
+        plt.close(figure)
+
+
+def _times(result: Mapping[str, Any], plt: Any) -> Any:
+    rows = result["rows"]
+    if result["suite"] == "conv" and len({row["lmax"] for row in rows}) > 1:
+        return _degrees(rows, plt)
+    panels = [(row, name) for row in rows for name in row["passes"]]
+    figure, axes = plt.subplots(len(panels), 1, figsize=(7, 0.6 + 2.4 * len(panels)), squeeze=False)
+    for (row, name), axis in zip(panels, axes[:, 0], strict=True):
+        _bars(axis, row["passes"][name], f"{_title(row)}: {EXPLANATIONS[name]}")
+    figure.tight_layout()
+    return figure
+
+
+def _title(row: Mapping[str, Any]) -> str:
+    if "lmax" in row:
+        return f"L={row['lmax']}, {row['channels']} channels, {row['neighbors']} neighbours"
+    return f"{row['system']}, {row['atoms']} atoms"
+
+
+def _bars(axis: Any, found: Mapping[str, Any], title: str) -> None:
+    """Medians as bars with quartiles, ours in another colour, the ratio written beside each."""
+    times = sorted(found["times"].items(), key=lambda item: -item[1]["median_ms"])
+    medians = [t["median_ms"] for _, t in times]
+    errors = [
+        [t["median_ms"] - t["quartiles_ms"][0] for _, t in times],
+        [t["quartiles_ms"][1] - t["median_ms"] for _, t in times],
+    ]
+    colours = ["tab:red" if who.startswith("ours") else "tab:gray" for who, _ in times]
+    axis.barh([who for who, _ in times], medians, xerr=errors, color=colours, height=0.7)
+    for k, (who, t) in enumerate(times):
+        ratio = found.get("ratios", {}).get(who)
+        text = f" {short(t['median_ms'])} ms" + (f", {short(ratio)} ×" if ratio else "")
+        axis.text(t["quartiles_ms"][1], k, text, va="center", fontsize=8)
+    axis.set(title=title, xlabel="ms", xscale="log", xlim=(min(medians) / 2, max(medians) * 6))
+
+
+def _degrees(rows: Sequence[Mapping[str, Any]], plt: Any) -> Any:
+    """Time an edge against the degree, a row of panels for each size, a panel for each pass."""
+    sizes = list(dict.fromkeys((row["channels"], row["neighbors"]) for row in rows))
+    passes = list(dict.fromkeys(name for row in rows for name in row["passes"]))
+    figure, axes = plt.subplots(
+        len(sizes), len(passes), figsize=(3.6 * len(passes), 3.4 * len(sizes)), squeeze=False, sharex=True
+    )
+    for size, line in zip(sizes, axes, strict=True):
+        for name, axis in zip(passes, line, strict=True):
+            chosen = [row for row in rows if (row["channels"], row["neighbors"]) == size and name in row["passes"]]
+            for who in dict.fromkeys(who for row in chosen for who in row["passes"][name]["times"]):
+                points = [
+                    (row["lmax"], 1e3 * row["passes"][name]["times"][who]["median_ms"] / row["edges"])
+                    for row in chosen if who in row["passes"][name]["times"]
+                ]  # fmt: skip
+                style = {"color": "tab:red", "linewidth": 2.5} if who == "ours" else {"linewidth": 1.2}
+                axis.plot(*zip(*points, strict=True), marker="o", markersize=4, label=who, **style)
+            axis.set(
+                title=f"{EXPLANATIONS[name]}\n{size[0]} channels, {size[1]} neighbours", xscale="log", yscale="log"
+            )
+            axis.set(xlabel="L", ylabel="µs an edge")
+            degrees = sorted({row["lmax"] for row in chosen})
+            axis.set_xticks(degrees, [str(lmax) for lmax in degrees])
+            axis.minorticks_off()
+    axes[0, 0].legend(fontsize=7, frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def _scaling(result: Mapping[str, Any], plt: Any) -> Any:
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4))
+    panels = (("water", "us_per_atom"), ("water", "memory_kib_per_atom"), ("ethanol", "us_per_atom"))
+    for axis, (system, quantity) in zip(axes, panels, strict=True):
+        rows = [row for row in result["rows"] if row["system"] == system]
+        lines = dict.fromkeys((row["threads"], who) for row in rows for who in row[quantity])
+        for threads, who in lines:
+            points = [
+                (row["atoms"], row[quantity][who]) for row in rows if row["threads"] == threads and who in row[quantity]
+            ]
+            axis.plot(*zip(*points, strict=True), marker="o", markersize=4, label=f"{who}, {threads} threads")
+        unit = "µs an atom" if quantity == "us_per_atom" else "KiB an atom"
+        title = "periodic water" if system == "water" else "batches of ethanol"
+        axis.set(title=title, xlabel="atoms", ylabel=unit, xscale="log")
+        axis.set_ylim(bottom=0)
+    axes[0].legend(fontsize=7, frameon=False)
+    figure.tight_layout()
+    return figure

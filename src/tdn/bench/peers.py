@@ -1,0 +1,84 @@
+"""Whom we compare with: every contender of every suite, the package that it needs, and how its work differs from ours.
+
+This is the parent's side: names and words only. The builders run in the contender's own interpreter (`worker`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tdn.errors import ConfigError
+
+SAME_MAP = "same map, same weights"
+PATH_WEIGHTS = "same paths, but a weight a path and channel, given ready-made: more weights than ours"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One contender.
+
+    Attributes:
+        package: What must be importable; looked for in the interpreters at hand.
+        builder: `module:function` that makes its `Contender`.
+        work: What it computes, where that differs from what we do.
+        options: Keyword arguments of the builder.
+        optional: Runs only if its name is given, since it takes minutes to compile or needs a folder.
+    """
+
+    package: str
+    builder: str
+    work: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    optional: bool = False
+
+
+CONVOLUTIONS = {
+    "ours": Peer("tdn", "tdn.bench.convolutions:ours", "exact factors, projected on the nodes"),
+    "exact_ke": Peer("tdn", "tdn.bench.convolutions:exact_ke", SAME_MAP + ", dense tensor contracted first"),
+    "exact_ke_compiled": Peer(
+        "tdn", "tdn.bench.convolutions:exact_ke", SAME_MAP + ", dense tensor contracted first", {"compiled": True}
+    ),
+    "paper_cp": Peer(
+        "tdn", "tdn.bench.convolutions:paper_cp", "rank 7 L² an edge, approximate, SO(3) paths, one weight a channel"
+    ),
+    "e3nn": Peer("e3nn", "tdn.bench.convolutions:e3nn", PATH_WEIGHTS),
+    "e3nn_compiled": Peer("e3nn", "tdn.bench.convolutions:e3nn", PATH_WEIGHTS, {"compiled": True}),
+    "cuequivariance": Peer("cuequivariance_torch", "tdn.bench.convolutions:cuequivariance", PATH_WEIGHTS),
+}
+
+MODELS = {
+    "ours": Peer("tdn", "tdn.bench.models.ours:build", "TDN"),
+    "ours_eager": Peer("tdn", "tdn.bench.models.ours:build", "TDN", {"compiled": False}),
+    "mace_64_l1": Peer("mace", "tdn.bench.models.mace:build", "MACE, 64 channels, max_L=1", {"channels": 64}),
+    "mace_128_l1": Peer("mace", "tdn.bench.models.mace:build", "MACE, 128 channels, max_L=1", {"channels": 128}),
+    "mace_64_l1_compiled": Peer(
+        "mace", "tdn.bench.models.mace:build", "MACE, 64 channels, max_L=1",
+        {"channels": 64, "compiled": True}, optional=True,
+    ),
+    "nequip_64_l2": Peer("nequip", "tdn.bench.models.nequip:build", "NequIP, 64 features, l=2, 4 layers"),
+    "sevennet_0": Peer("sevenn", "tdn.bench.models.sevennet:build", "SevenNet-0's architecture, 5 layers"),
+    "tensornet_128": Peer(
+        "torchmdnet", "tdn.bench.models.tensornet:build", "TensorNet, 128 channels, 2 layers"
+    ),
+    "esen_l2": Peer("fairchem.core", "tdn.bench.models.esen:build", "eSCN-MD of eSEN, lmax 2, 128 channels, 4 layers"),
+    "public_tdn_l1": Peer(
+        "torch_geometric", "tdn.bench.models.public_tdn:build",
+        "public TDN code, 128 channels, 4 layers, L=1; no cell: the atoms as a cluster", {"lmax": 1}, optional=True,
+    ),
+}  # fmt: skip
+
+
+def choose(peers: Mapping[str, Peer], wanted: Sequence[str] | None, eager: bool = False) -> dict[str, Peer]:
+    """Ours and the `wanted` contenders, or all that are not optional if None; `eager` keeps ours from compiling.
+
+    Raises:
+        ConfigError: If a name is not known.
+    """
+    unknown = [name for name in wanted or () if name not in peers]
+    if unknown:
+        raise ConfigError(f"--peers must be of {', '.join(peers)}, got {', '.join(unknown)}.")
+    ours = peers["ours_eager" if eager else "ours"]
+    names = [name for name in peers if (name in wanted if wanted is not None else not peers[name].optional)]
+    return {"ours": ours, **{name: peers[name] for name in names if name != "ours"}}

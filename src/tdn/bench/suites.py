@@ -1,0 +1,185 @@
+"""The suites: what is timed for `tdn bench conv`, `model`, `train-step` and `scaling`."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tdn.bench import systems
+from tdn.bench.peers import Peer
+from tdn.bench.results import exponent, simulation_facts, summarise
+from tdn.bench.rounds import Interpreters, Measurement, measure
+from tdn.structure import Structure
+
+Progress = Callable[[str], None]
+CONVOLUTION_PASSES = ("forward", "backward", "training")
+EXPLANATIONS = {
+    "forward": "forward",
+    "backward": "forward and backward",
+    "training": "forward, backward and double backward",
+    "energy_forces": "energy and forces",
+    "training_step": "training step",
+}
+# From this degree on costs are dominated by what grows with it.
+SMALLEST_FITTED_DEGREE = 2
+
+
+def convolutions(
+    grid: Sequence[tuple[int, int, int]],
+    nodes: int,
+    peers: Mapping[str, Peer],
+    task: Measurement,
+    interpreters: Interpreters,
+    progress: Progress = lambda message: None,
+) -> dict[str, Any]:
+    """One convolution at every (degree, channels, neighbours) of `grid`, and how its cost grows with the degree."""
+    rows = []
+    for lmax, channels, neighbors in grid:
+        settings = {"lmax": lmax, "channels": channels, "neighbors": neighbors, "nodes": nodes}
+        sized = dataclasses.replace(task, passes=CONVOLUTION_PASSES, settings=settings)
+        label = f"L={lmax}, {channels} channels, {neighbors} neighbours"
+        entries = measure(peers, sized, interpreters, lambda message, label=label: progress(f"{label}: {message}"))
+        rows.append({**settings, "edges": nodes * neighbors, **summarise(entries)})
+    return {"suite": "conv", "rows": rows, "exponents": exponents(rows)}
+
+
+def exponents(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """`a` in (time an edge) ~ L^a from L=2 on, for every contender, pass and size that has two degrees or more."""
+    found = []
+    sizes = dict.fromkeys((row["channels"], row["neighbors"]) for row in rows)
+    for (channels, neighbors), name in itertools.product(sizes, CONVOLUTION_PASSES):
+        series: dict[str, list[tuple[int, float]]] = {}
+        for row in rows:
+            if (row["channels"], row["neighbors"]) != (channels, neighbors) or row["lmax"] < SMALLEST_FITTED_DEGREE:
+                continue
+            for who, times in row["passes"].get(name, {"times": {}})["times"].items():
+                series.setdefault(who, []).append((row["lmax"], times["median_ms"]))
+        fits = {who: exponent(*zip(*points, strict=True)) for who, points in series.items()}
+        if any(fit is not None for fit in fits.values()):
+            found.append({"channels": channels, "neighbors": neighbors, "pass": name, "exponents": fits})
+    return found
+
+
+def models(
+    names: Sequence[str],
+    peers: Mapping[str, Peer],
+    task: Measurement,
+    interpreters: Interpreters,
+    progress: Progress = lambda message: None,
+) -> dict[str, Any]:
+    """Energy and forces of every named system."""
+    rows = []
+    for name in names:
+        structure = systems.make_system(name)
+        sized = dataclasses.replace(
+            task, passes=("energy_forces",), structures=[structure], memory=("energy_forces",)
+        )  # fmt: skip
+        entries = measure(peers, sized, interpreters, lambda message, name=name: progress(f"{name}: {message}"))
+        row = {"system": name, "atoms": len(structure), **summarise(entries)}
+        for who, times in row["passes"].get("energy_forces", {"times": {}})["times"].items():
+            peak = row["contenders"][who]["peak_mib"].get("energy_forces")
+            row["contenders"][who] |= simulation_facts(times["median_ms"], len(structure), peak)
+        rows.append(row)
+    return {"suite": "model", "rows": rows}
+
+
+def training_step(
+    batch_size: int,
+    peers: Mapping[str, Peer],
+    task: Measurement,
+    interpreters: Interpreters,
+    progress: Progress = lambda message: None,
+) -> dict[str, Any]:
+    """Loss, its gradient and the optimiser's step for a batch of ethanol molecules."""
+    frames = systems.ethanol(batch_size)
+    sized = dataclasses.replace(task, passes=("training_step",), structures=frames, memory=("training_step",))
+    entries = measure(peers, sized, interpreters, progress)
+    row = {"system": f"ethanol, batch {batch_size}", "atoms": sum(map(len, frames)), **summarise(entries)}
+    return {"suite": "train-step", "rows": [row]}
+
+
+def scaling(
+    sizes: Sequence[int],
+    batches: Sequence[int],
+    peers: Mapping[str, Peer],
+    task: Measurement,
+    threads: Sequence[int],
+    interpreters: Interpreters,
+    progress: Progress = lambda message: None,
+) -> dict[str, Any]:
+    """Time and memory an atom for boxes of water of growing size, and a molecule for growing batches of ethanol.
+
+    A size that would not fit into the free memory, judged by the one before, is left out with the reason.
+    """
+    rows, left_out = [], []
+    for count in threads:
+        need_per_atom = 0.0
+        for size in sizes:
+            structure = systems.water_of_size(size)
+            needed, free = need_per_atom * len(structure) / 1024, free_gib()
+            if free is not None and needed > 0.8 * free:
+                left_out.append({"threads": count, "atoms": len(structure), "reason": f"needs {needed:.1f} GiB"})
+                break
+            row = _scaled([structure], "water", count, peers, task, interpreters, progress)
+            need_per_atom = max((row["memory_kib_per_atom"].values()), default=0.0) / 1024
+            rows.append(row)
+        for batch in batches:
+            rows.append(_scaled(systems.ethanol(batch), "ethanol", count, peers, task, interpreters, progress))
+    return {"suite": "scaling", "rows": rows, "left_out": left_out, "saturated": saturation(rows)}
+
+
+def _scaled(
+    structures: Sequence[Structure],
+    name: str,
+    threads: int,
+    peers: Mapping[str, Peer],
+    task: Measurement,
+    interpreters: Interpreters,
+    progress: Progress,
+) -> dict[str, Any]:
+    atoms = sum(map(len, structures))
+    label = f"{name}, {atoms} atoms, {threads} threads"
+    sized = dataclasses.replace(
+        task, passes=("energy_forces",), structures=structures, threads=threads, memory=("energy_forces",)
+    )  # fmt: skip
+    summary = summarise(measure(peers, sized, interpreters, lambda message: progress(f"{label}: {message}")))
+    times = summary["passes"].get("energy_forces", {"times": {}})["times"]
+    return {
+        "system": name, "atoms": atoms, "structures": len(structures), "threads": threads,
+        "us_per_atom": {who: round(1e3 * t["median_ms"] / atoms, 3) for who, t in times.items()},
+        "memory_kib_per_atom": {
+            who: round(1024 * summary["contenders"][who]["peak_mib"]["energy_forces"] / atoms, 2) for who in times
+        },
+        **summary,
+    }  # fmt: skip
+
+
+def saturation(rows: Sequence[Mapping[str, Any]], atoms: int = 3000) -> list[dict[str, Any]]:
+    """How far our time and memory an atom spread over the boxes of at least `atoms` atoms: largest over smallest."""
+    found = []
+    for threads in dict.fromkeys(row["threads"] for row in rows):
+        chosen = [
+            row for row in rows
+            if row["system"] == "water" and row["threads"] == threads and row["atoms"] >= atoms
+            and "ours" in row["us_per_atom"]
+        ]  # fmt: skip
+        if len(chosen) > 1:
+            spreads = {}
+            for key in ("us_per_atom", "memory_kib_per_atom"):
+                values = [row[key]["ours"] for row in chosen]
+                spreads[key] = round(max(values) / max(min(values), 1e-9), 3)
+            largest = chosen[-1]
+            fits = int(24 * 2**20 / max(largest["memory_kib_per_atom"]["ours"], 1e-9))
+            found.append({"threads": threads, "from_atoms": chosen[0]["atoms"], **spreads, "atoms_in_24_gib": fits})
+    return found
+
+
+def free_gib() -> float | None:
+    """Memory that is free for new processes, where Linux tells it."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("MemAvailable")) / 2**20
+    except OSError:
+        return None
