@@ -1,4 +1,4 @@
-"""`tdn data`: look at data files before training on them."""
+"""`tdn data`: look at data before training on them, and convert them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tdn.cli.common import JsonOption, QuietOption, print_table, write_json_option
+from tdn.cli.convert import convert_data
 
 if TYPE_CHECKING:
     from tdn.data.preflight import Finding
     from tdn.data.reading import FrameSet
     from tdn.data.reference import ReferenceEnergies
 
-app = typer.Typer(no_args_is_help=True, help="Look at data files before training on them.")
+app = typer.Typer(no_args_is_help=True, help="Look at data before training on them, and convert them.")
 
 
 @app.callback()
 def _data() -> None:
-    """Look at data files before training on them."""
+    """Look at data before training on them, and convert them."""
+
+
+app.command("convert")(convert_data)
 
 
 @app.command()

@@ -26,7 +26,7 @@ COMMANDS = {
     "relax": ("tdn.cli.relax", "Relax structures, thousands at once, positions and cells."),
     "submission": ("tdn.cli.submission", "Predictions for the leaderboards of OC20 and OC22: write, join, check."),
     "bench": ("tdn.cli.bench", "Speed and memory: of a model on a structure, and beside other packages."),
-    "data": ("tdn.cli.data", "Look at data files before training on them: check."),
+    "data": ("tdn.cli.data", "Look at data before training on them, and convert large sets: check, convert."),
 }
 
 
