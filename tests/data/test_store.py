@@ -263,7 +263,7 @@ def test_command(shards: Path, tmp_path: Path) -> None:
         "--split",
         "subset",
     ]
-    result = CliRunner().invoke(app, [*arguments, "--dtype", "float32", "--json", str(tmp_path / "j.json")])
+    result = CliRunner().invoke(app, [*arguments, "--precision", "float32", "--json", str(tmp_path / "j.json")])
     assert result.exit_code == 0, result.output
     assert "left out, steps: " in result.output
     assert is_store(f"{tmp_path / 's'}::train")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 EPILOG = """Examples:
 
-tdn data convert pubchemqcr/ qcr-s --stage 1st --subset --split subset --dtype float32 --workers 8
+tdn data convert pubchemqcr/ qcr-s --stage 1st --subset --split subset --precision float32 --workers 8
 
 tdn data convert 'frames-*.extxyz' store --group-key molecule --split 0.8/0.1
 
@@ -46,7 +46,7 @@ def convert_data(
     energy_key: Annotated[str, typer.Option("--energy-key", help="Frames: key of the energies, or none.")] = "auto",
     forces_key: Annotated[str, typer.Option("--forces-key", help="Frames: key of the forces, or none.")] = "auto",
     stress_key: Annotated[str, typer.Option("--stress-key", help="Frames: key of the stress, or none.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="Of positions and forces: float64 or float32.")] = "float64",
+    dtype: Annotated[str, typer.Option("--precision", help="Of positions and forces: float64 or float32.")] = "float64",
     workers: Annotated[int, typer.Option("--workers", help="Processes.")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove another store in DEST first.")] = False,
     json_file: JsonOption = None,
@@ -60,7 +60,7 @@ def convert_data(
     from tdn.errors import TDNError
 
     if dtype not in ("float32", "float64"):
-        raise TDNError(f"--dtype must be float32 or float64, got {dtype!r}.")
+        raise TDNError(f"--precision must be float32 or float64, got {dtype!r}.")
     keys = (energy_key, forces_key, stress_key)
     given = {"stage": stage, "subset": subset or None, "constants": constants, "group_key": group_key}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
