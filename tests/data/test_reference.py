@@ -129,3 +129,12 @@ def test_real_isolated_atoms_leave_binding_energies(data_dir: Path) -> None:
     binding = [(s.energy - references.total(s.numbers)) / len(s) for s in frames.structures]
     assert -6.0 < np.mean(binding) < -4.0
     assert np.std(binding) < 0.02
+
+
+def test_published_linear_references_and_none_at_all(tmp_path: Path):
+    np.savez(tmp_path / "linref.npz", coeff=np.array([0.0, -3.4, 0.0, 0.0, 0.0, 0.0, -7.4]))
+    frames = frames_from_atoms([Atoms("CH", positions=[[0, 0, 0], [0, 0, 1.1]])], required=())
+    references = resolve_reference_energies(str(tmp_path / "linref.npz"), frames)
+    assert references.energies == {1: -3.4, 6: -7.4}
+    assert "linear reference" in str(references)
+    assert resolve_reference_energies("zero", frames).energies == {1: 0.0, 6: 0.0}

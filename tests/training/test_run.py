@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io import read, write
 
+from oc_files import is2re_record, slabs, write_records
 from tdn.errors import ConfigError, DataError, ModelFileError
 from tdn.graph import AtomGraph
 from tdn.modelfile import load_model, read_header
@@ -311,3 +313,17 @@ def test_torch_random_numbers_are_not_consumed_by_a_step(clusters: Path, tmp_pat
     first = torch.rand(1)
     train(run_config(clusters, tmp_path / "other", max_steps=4))
     assert torch.equal(first, torch.rand(1))
+
+
+def test_relaxed_energies_are_learnt_from_initial_structures(tmp_path: Path):
+    records = [is2re_record(atoms, k) for k, atoms in enumerate(slabs(20))]
+    np.savez(tmp_path / "linref.npz", coeff=np.full(90, -1.0))
+    content = run_content(write_records(tmp_path / "is2re.lmdb", records), tmp_path / "run", max_steps=2)
+    content["data"] |= {"valid": 2, "forces_key": "none", "ocp": {"max_energy": 1e3}}
+    content["data"]["reference_energies"] = str(tmp_path / "linref.npz")
+    result = train(RunConfig.parse(content))
+    assert result.errors["valid"].energy is not None
+    assert result.errors["valid"].forces is None
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert "linear reference" in summary["reference_energies"]
+    train(RunConfig.parse(yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())), resume=True)

@@ -7,6 +7,7 @@ forces (S2EF); test splits have no targets. Energies of OC20 are adsorption ener
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,30 +48,59 @@ class OCPOptions:
     max_force: float | None = None
 
 
-def iterate_lmdb(path: str | os.PathLike[str], options: OCPOptions = OCPOptions()) -> Iterator[tuple[int, Structure]]:
+def count_records(path: str | os.PathLike[str]) -> int:
+    """Number of records of one file.
+
+    Raises:
+        DataError: If it has none, or gaps.
+    """
+    with read_lmdb(Path(path)) as transaction:
+        # `length` is not to be trusted: some files have none, and some that of their whole folder.
+        keys = numbered_keys(transaction)
+    if not keys:
+        raise DataError(f"{path} has no records: keys should be 0, 1, 2, ...")
+    if keys != list(range(len(keys))):
+        gap = next(k for k, key in enumerate(keys) if key != k)
+        raise DataError(f"{path} has {len(keys)} records up to number {keys[-1]}, but none with number {gap}.")
+    return len(keys)
+
+
+def iterate_lmdb(
+    path: str | os.PathLike[str],
+    options: OCPOptions = OCPOptions(),
+    span: range | None = None,
+    drops: Counter[str] | None = None,
+) -> Iterator[tuple[int, Structure]]:
     """The structures of one file with their keys, in the order of the keys.
+
+    Args:
+        path: The file.
+        options: How records become structures, and which are left out.
+        span: Keys to read; all by default.
+        drops: Counts what is left out by its reason.
 
     Raises:
         DataError: If the file is damaged, has gaps, names code in a pickle, or lacks what `options` ask for.
     """
     path = Path(path)
+    count = count_records(path)
+    kept = _surfaces(path, options.surfaces, count)
+    drops = Counter() if drops is None else drops
     with read_lmdb(path) as transaction:
-        # `length` is not to be trusted: some files have none, and some that of their whole folder.
-        keys = numbered_keys(transaction)
-        if not keys:
-            raise DataError(f"{path} has no records: keys should be 0, 1, 2, ...")
-        if keys != list(range(len(keys))):
-            gap = next(k for k, key in enumerate(keys) if key != k)
-            raise DataError(f"{path} has {len(keys)} records up to number {keys[-1]}, but none with number {gap}.")
-        chosen = _surfaces(path, options.surfaces, len(keys))
-        for key in keys if chosen is None else chosen:
+        for key in span or range(count):
+            if kept is not None and key not in kept:
+                drops[f"record: not among the {options.surfaces}"] += 1
+                continue
             try:
                 fields = graph_fields(loads(transaction.get(str(key).encode()), GRAPHS))
                 structure = structure_of_fields(fields, options)
             except DataError as error:
                 raise DataError(f"{path}, record {key}: {error}") from error
-            if not _is_outlier(structure, options):
+            reason = _outlier(structure, options)
+            if reason is None:
                 yield key, structure
+            else:
+                drops[f"record: {reason}"] += 1
 
 
 def structure_of_fields(fields: Mapping[str, Any], options: OCPOptions = OCPOptions()) -> Structure:
@@ -170,7 +200,7 @@ def _reference(references: Mapping[int, float], info: Mapping[str, Scalar]) -> f
     return references[sid]
 
 
-def _surfaces(path: Path, surfaces: str, count: int) -> list[int] | None:
+def _surfaces(path: Path, surfaces: str, count: int) -> set[int] | None:
     """Records that are slabs with or without adsorbates, by the lines of the text beside the file; None for all."""
     if surfaces == "all":
         return None
@@ -180,7 +210,7 @@ def _surfaces(path: Path, surfaces: str, count: int) -> list[int] | None:
     lines = index.read_text(encoding="utf-8").splitlines()
     if len(lines) != count:
         raise DataError(f"{index.name} has {len(lines)} lines, but {path.name} has {count} records.")
-    return [k for k, line in enumerate(lines) if ("clean" in line) == (surfaces == "slabs")]
+    return {k for k, line in enumerate(lines) if ("clean" in line) == (surfaces == "slabs")}
 
 
 def _log_of(path: Path) -> Path:
@@ -188,9 +218,11 @@ def _log_of(path: Path) -> Path:
     return path.with_name(path.name.replace("data.", "data_log.", 1)).with_suffix(".txt")
 
 
-def _is_outlier(structure: Structure, options: OCPOptions) -> bool:
+def _outlier(structure: Structure, options: OCPOptions) -> str | None:
+    """Why to leave a structure out, or None."""
     if options.max_energy is not None and structure.energy is not None and abs(structure.energy) > options.max_energy:
-        return True
+        return f"|energy| above {options.max_energy:g} eV"
     if options.max_force is None or structure.forces is None:
-        return False
-    return bool(np.linalg.norm(structure.forces, axis=1).max() > options.max_force)
+        return None
+    above = np.linalg.norm(structure.forces, axis=1).max() > options.max_force
+    return f"a force above {options.max_force:g} eV/Å" if above else None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tdn.data.linear_reference import read_linear_reference
 from tdn.data.reading import FrameSet
 from tdn.errors import DataError
 from tdn.structure import Structure
@@ -24,7 +25,7 @@ class ReferenceEnergies:
 
     Attributes:
         energies: eV by atomic number.
-        origin: `isolated atoms`, `least squares` or `given`.
+        origin: `isolated atoms`, `least squares`, `given`, `linear reference` or `zero`.
         notes: What a user should know of them.
     """
 
@@ -54,7 +55,8 @@ def resolve_reference_energies(spec: ReferenceSpec, frames: FrameSet) -> Referen
 
     Args:
         spec: `isolated` (isolated-atom frames), `least_squares`, `auto` (isolated atoms if the files have any, else
-            least squares), or energies in eV by symbol or atomic number.
+            least squares), `zero` (energies are differences already, such as adsorption energies), a published npz
+            of linear references, or energies in eV by symbol or atomic number.
         frames: Training frames with their isolated atoms.
 
     Raises:
@@ -62,9 +64,14 @@ def resolve_reference_energies(spec: ReferenceSpec, frames: FrameSet) -> Referen
     """
     if isinstance(spec, Mapping):
         return _covering({_atomic_number(key): float(value) for key, value in spec.items()}, "given", frames.elements)
+    if spec.endswith(".npz"):
+        return ReferenceEnergies(read_linear_reference(spec, frames.elements), "linear reference")
+    if spec == "zero":
+        return ReferenceEnergies(dict.fromkeys(frames.elements, 0.0), "zero")
     if spec not in ("auto", "isolated", "least_squares"):
         raise DataError(
-            f"Reference energies must be auto, isolated, least_squares or a mapping of element to eV, got {spec!r}."
+            "Reference energies must be auto, isolated, least_squares, zero, an npz of linear references or a mapping "
+            f"of element to eV, got {spec!r}."
         )
     if spec == "isolated" or (spec == "auto" and frames.isolated_atoms):
         return _covering(frames.isolated_atoms, "isolated atoms", frames.elements)

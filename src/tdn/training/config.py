@@ -16,6 +16,7 @@ import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from tdn.config import StrictConfig
+from tdn.data.ocp import OCPOptions, read_oc20_references
 from tdn.errors import ConfigError
 from tdn.models.architectures import ARCHITECTURES, ModelChoice
 from tdn.models.tdn import TDNConfig
@@ -43,6 +44,31 @@ def parse_duration(value: Any) -> Any:
 
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 Files = str | list[str]
+LinearReference = Annotated[str, Field(pattern=r"\.npz$")]
+References = Literal["auto", "isolated", "least_squares", "zero"] | LinearReference | dict[str | int, float]
+
+
+class OCPReading(StrictConfig):
+    """How LMDBs of OC20 and OC22 are read; see `tdn.data.ocp.OCPOptions`.
+
+    Attributes:
+        geometry: `initial` or `relaxed` positions of relaxations.
+        oc20_ref: The published `oc20_ref.pkl`, which makes total energies of OC20's adsorption energies.
+        surfaces: `adslabs` or `slabs` of OC22, or `all`.
+        max_energy: Leave out structures with a larger |energy|, eV.
+        max_force: Leave out structures with a larger force on an atom, eV/Å.
+    """
+
+    geometry: Literal["initial", "relaxed"] = "initial"
+    oc20_ref: str | None = None
+    surfaces: Literal["all", "adslabs", "slabs"] = "all"
+    max_energy: float | None = Field(default=None, gt=0)
+    max_force: float | None = Field(default=None, gt=0)
+
+    def options(self) -> OCPOptions:
+        """The same for the reader, the reference energies read."""
+        references = None if self.oc20_ref is None else read_oc20_references(self.oc20_ref)
+        return OCPOptions(self.geometry, references, self.surfaces, self.max_energy, self.max_force)
 
 
 class DataConfig(StrictConfig):
@@ -58,7 +84,8 @@ class DataConfig(StrictConfig):
         allow_partial: Accept frames that lack a label which others have.
         split_by: Name of an info entry, such as `molecule`, whose frames stay together when frames are held out.
         reference_energies: `isolated` (isolated-atom frames), `least_squares`, `auto` (the first if there are such
-            frames, else the second), or eV by element.
+            frames, else the second), `zero`, an npz of linear references as published with OC22, or eV by element.
+        ocp: How LMDBs of OC20 and OC22 are read.
     """
 
     train: Files
@@ -69,7 +96,8 @@ class DataConfig(StrictConfig):
     stress_key: str = "auto"
     allow_partial: bool = False
     split_by: str | None = None
-    reference_energies: Literal["auto", "isolated", "least_squares"] | dict[str | int, float] = "auto"
+    reference_energies: References = "auto"
+    ocp: OCPReading = OCPReading()
 
 
 class TrainingConfig(StrictConfig):

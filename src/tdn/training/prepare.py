@@ -162,7 +162,7 @@ def _read(data: DataConfig, files: str | list[str], config: RunConfig) -> FrameS
     keys = label_keys(data)
     with_forces = keys.forces != "none" and config.training.forces_weight
     required = ("energy", "forces") if with_forces else ("energy",)
-    return read_frames(files, keys, required=required, allow_partial=data.allow_partial)
+    return read_frames(files, keys, required=required, allow_partial=data.allow_partial, ocp=data.ocp.options())
 
 
 def _basenames(frames: FrameSet) -> str:

@@ -284,7 +284,11 @@ def _absolute(data: DataConfig) -> DataConfig:
             return os.path.abspath(value)
         return [os.path.abspath(name) for name in value] if isinstance(value, list) else value
 
-    return data.model_copy(update={name: absolute(getattr(data, name)) for name in ("train", "valid", "test")})
+    content: dict[str, Any] = {name: absolute(getattr(data, name)) for name in ("train", "valid", "test")}
+    if isinstance(data.reference_energies, str) and data.reference_energies.endswith(".npz"):
+        content["reference_energies"] = absolute(data.reference_energies)
+    content["ocp"] = data.ocp.model_copy(update={"oc20_ref": absolute(data.ocp.oc20_ref)})
+    return data.model_copy(update=content)
 
 
 def _ignore(_: Any) -> None:
