@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
@@ -65,6 +66,13 @@ def collate_labelled(items: Sequence[Labelled]) -> Labelled:
     return collate(graphs), Targets(**joined)
 
 
+def pair_name(first: int, second: int) -> str:
+    """Two atomic numbers as `C-H`, symbols in alphabetical order."""
+    from ase.data import chemical_symbols
+
+    return "-".join(sorted((chemical_symbols[first], chemical_symbols[second])))
+
+
 class GraphDataset:
     """Labelled graphs in memory; neighbour lists are computed once, here.
 
@@ -123,6 +131,19 @@ class GraphDataset:
     def mean_atoms(self) -> float:
         """Atoms of a structure on average."""
         return sum(len(structure) for structure in self.structures) / max(len(self.structures), 1)
+
+    @functools.cached_property
+    def shortest_distances(self) -> dict[str, float]:
+        """Shortest distance of each pair of elements that are neighbours somewhere, Å, by `pair_name`."""
+        found: dict[tuple[int, int], float] = {}
+        for graph, _ in self._items:
+            distances = graph.edge_vectors().norm(dim=-1).numpy()
+            ends = torch.stack([graph.numbers[graph.senders], graph.numbers[graph.receivers]]).numpy()
+            pairs, where = np.unique(np.sort(ends, axis=0), axis=1, return_inverse=True)
+            for k, pair in enumerate(pairs.T.tolist()):
+                closest = float(distances[where == k].min())
+                found[tuple(pair)] = min(closest, found.get(tuple(pair), np.inf))
+        return {pair_name(*pair): distance for pair, distance in sorted(found.items())}
 
     def batch(self, indices: Sequence[int]) -> Labelled:
         """The structures at `indices` as one batch."""

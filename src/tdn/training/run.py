@@ -242,6 +242,7 @@ def describe_run(problem: Problem, config: RunConfig) -> dict[str, Any]:
         "elements": [chemical_symbols[z] for z in problem.references.energies],
         "reference_energies": str(problem.references),
         "num_frames": len(problem.train),
+        "shortest_distances": problem.train.shortest_distances,
         "training": config.training.model_dump(mode="json"),
         "seed": config.seed,
         "dtype": config.dtype,

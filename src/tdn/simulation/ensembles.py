@@ -1,0 +1,117 @@
+"""Ensembles of molecular dynamics: ASE's integrators, and everything of theirs that an exact restart needs."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase import Atoms, units
+from ase.md.md import MolecularDynamics
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
+from numpy.typing import NDArray
+
+from tdn.errors import ConfigError, DataError
+
+# What each ensemble's integrator remembers beyond positions, momenta and cell.
+MEMORY: dict[str, tuple[str, ...]] = {
+    "nve": (),
+    "langevin": (),
+    "nose-hoover": ("_thermostat._eta", "_thermostat._p_eta"),
+    "npt": (
+        "_thermostat._eta", "_thermostat._p_eta", "_barostat._xi", "_barostat._p_xi", "_eps", "_p_eps", "_volume0",
+        "_cell0",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """What is held constant, and how.
+
+    Attributes:
+        name: `nve`; `langevin` or `nose-hoover` for constant temperature; `npt` for constant pressure besides
+            (Martyna-Tobias-Klein, the cell keeps its shape).
+        temperature: K; of the initial velocities, and of the thermostat.
+        timestep: fs.
+        pressure: eV/Å³; of `npt`.
+        friction: Of `langevin`, 1/ps.
+        tdamp: Period of the thermostat of `nose-hoover` and `npt`, fs.
+        pdamp: Period of the barostat, fs.
+        seed: Of velocities and random forces.
+    """
+
+    name: str = "nve"
+    temperature: float = 300.0
+    timestep: float = 0.5
+    pressure: float = 0.0
+    friction: float = 10.0
+    tdamp: float = 100.0
+    pdamp: float = 1000.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.name not in MEMORY:
+            raise ConfigError(f"The ensemble must be one of {', '.join(MEMORY)}, got {self.name!r}.")
+        for name in ("timestep", "friction", "tdamp", "pdamp"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be > 0, got {getattr(self, name)}.")
+        if not self.temperature >= 0 or (self.name != "nve" and self.temperature == 0):
+            raise ConfigError(f"The temperature must be > 0 K with a thermostat, got {self.temperature}.")
+
+    def check(self, atoms: Atoms) -> None:
+        """Refuse structures that this ensemble cannot move.
+
+        Raises:
+            DataError: For `npt` without periodicity in all directions, and where ASE's integrator has no constraints.
+        """
+        if self.name == "npt" and not atoms.pbc.all():
+            raise DataError(f"Constant pressure needs a periodic cell in all directions, got pbc={atoms.pbc.tolist()}.")
+        if atoms.constraints and self.name in ("nose-hoover", "npt"):
+            raise DataError(f"ASE's {self.name} moves fixed atoms too: use langevin or nve, or remove the constraints.")
+
+    def start(self, atoms: Atoms, rng: np.random.Generator) -> None:
+        """Give `atoms` random velocities at the temperature, without drift and, for molecules, without rotation."""
+        MaxwellBoltzmannDistribution(atoms, temperature_K=self.temperature, rng=rng)
+        if len(atoms) > 1 and not atoms.constraints:
+            Stationary(atoms)
+            # A periodic cell has no axis to turn about.
+            if not atoms.pbc.any():
+                ZeroRotation(atoms)
+
+    def dynamics(self, atoms: Atoms, rng: np.random.Generator) -> MolecularDynamics:
+        """ASE's integrator for `atoms`, which have velocities and a calculator."""
+        from ase.md.langevin import Langevin
+        from ase.md.nose_hoover_chain import IsotropicMTKNPT, NoseHooverChainNVT
+        from ase.md.verlet import VelocityVerlet
+
+        step, heat = self.timestep * units.fs, {"temperature_K": self.temperature}
+        if self.name == "nve":
+            return VelocityVerlet(atoms, step)
+        if self.name == "langevin":
+            return Langevin(atoms, step, friction=self.friction / (1000 * units.fs), fixcm=False, rng=rng, **heat)
+        damping = {"tdamp": self.tdamp * units.fs}
+        if self.name == "nose-hoover":
+            return NoseHooverChainNVT(atoms, step, **heat, **damping)
+        return IsotropicMTKNPT(
+            atoms, step, pressure_au=self.pressure, pdamp=self.pdamp * units.fs, **heat, **damping
+        )  # fmt: skip
+
+    def memory(self, dynamics: MolecularDynamics) -> dict[str, NDArray[np.float64]]:
+        """What the integrator remembers, by name."""
+        return {name: np.array(operator.attrgetter(name)(dynamics), dtype=np.float64) for name in MEMORY[self.name]}
+
+    def recall(self, dynamics: MolecularDynamics, memory: dict[str, NDArray[np.float64]]) -> None:
+        """Make the integrator remember."""
+        for name in MEMORY[self.name]:
+            owner, _, attribute = name.rpartition(".")
+            target: Any = operator.attrgetter(owner)(dynamics) if owner else dynamics
+            value = memory[name]
+            setattr(target, attribute, float(value) if value.ndim == 0 else value.copy())
+
+    def conserved(self, dynamics: MolecularDynamics, total: float) -> float | None:
+        """The energy that exact integration conserves, eV; None for `langevin`, which conserves none."""
+        if self.name == "nve":
+            return total
+        return None if self.name == "langevin" else float(dynamics.get_conserved_energy())  # pyright: ignore
