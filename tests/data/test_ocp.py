@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import pickle
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from oc_files import is2re_record, pickle_record, s2ef_record, slabs, write_lmdb, write_records
+from tdn.cli.data import app
+from tdn.data.convert import convert
 from tdn.data.labels import LabelKeys
 from tdn.data.ocp import OCPOptions, check_one_kind_of_energy, iterate_lmdb, read_oc20_references
 from tdn.data.reading import read_frames
+from tdn.data.sources import open_source
+from tdn.data.store import FrameStore
 from tdn.errors import DataError
 from tdn.structure import Structure
 
@@ -180,3 +186,42 @@ def test_missing_labels_are_noticed_as_in_other_files(tmp_path: Path):
         read_frames(path)
     with pytest.raises(DataError, match="no key 'dft_energy'"):
         read_frames(path, LabelKeys(energy="dft_energy"))
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_records_become_a_frame_store(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tdn.data.ocp_source.RECORDS_PER_PIECE", 3)
+    frames = slabs(7)
+    frames[4].calc.results["energy"] = 11.0
+    records = [s2ef_record(atoms, k, 5) for k, atoms in enumerate(frames)]
+    write_records(tmp_path / "s2ef" / "data.0000.lmdb", records[:5], "new", length=5)
+    write_records(tmp_path / "s2ef" / "data.0001.lmdb", records[5:], "old", length=2)
+    source = open_source("auto", [str(tmp_path / "s2ef")], {"max_energy": 10.0})
+    store = convert(source, tmp_path / "store", workers=workers)
+    assert [s.info["sid"] for s in store.view()] == [0, 1, 2, 3, 5, 6]
+    assert store.index["drops"] == {"record: |energy| above 10 eV": 1}
+    again = [
+        s for name in ("data.0000.lmdb", "data.0001.lmdb") for s in read(tmp_path / "s2ef" / name, max_energy=10.0)
+    ]
+    for stored, structure in zip(store.view(), again, strict=True):
+        assert stored.energy == structure.energy
+        np.testing.assert_array_equal(stored.forces, structure.forces)
+        np.testing.assert_array_equal(stored.fixed, structure.fixed)
+        np.testing.assert_array_equal(stored.tags, structure.tags)
+
+
+def test_options_of_a_conversion_are_given_by_name(tmp_path: Path):
+    data = write_records(tmp_path / "data.lmdb", [is2re_record(atoms, k) for k, atoms in enumerate(slabs(2))])
+    arguments = ["convert", str(data), str(tmp_path / "store"), "--option", "geometry=relaxed"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    (first, _), (relaxed, _) = FrameStore(tmp_path / "store").view(), read(data, geometry="relaxed")
+    np.testing.assert_array_equal(first.positions, relaxed.positions)
+    wrong = CliRunner().invoke(app, [*arguments[:3], "--option", "colour=red"])
+    assert "no option colour" in str(wrong.exception)
+
+
+def test_another_lmdb_is_not_taken_for_one_of_oc20(tmp_path: Path):
+    path = write_lmdb(tmp_path / "qcr.lmdb", {"000000001": gzip.compress(pickle.dumps({}))})
+    with pytest.raises(DataError, match="no LMDB of OC20 or OC22"):
+        read_frames(path)

@@ -22,6 +22,8 @@ tdn data convert 'frames-*.extxyz' store --group-key molecule --split 0.8/0.1
 
 tdn data convert pubchemqcr/ qcr --split new_split.json
 
+tdn data convert s2ef/train_2M oc20-2M --option max_energy=10 --option max_force=50 --workers 16
+
 An interrupted conversion goes on where it was when the same command is given again."""
 
 
@@ -46,6 +48,10 @@ def convert_data(
     energy_key: Annotated[str, typer.Option("--energy-key", help="Frames: key of the energies, or none.")] = "auto",
     forces_key: Annotated[str, typer.Option("--forces-key", help="Frames: key of the forces, or none.")] = "auto",
     stress_key: Annotated[str, typer.Option("--stress-key", help="Frames: key of the stress, or none.")] = "auto",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=VALUE", help="Of the format; ocp: geometry, oc20_ref, surfaces, ..."),
+    ] = None,
     dtype: Annotated[str, typer.Option("--precision", help="Of positions and forces: float64 or float32.")] = "float64",
     workers: Annotated[int, typer.Option("--workers", help="Processes.")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove another store in DEST first.")] = False,
@@ -64,6 +70,7 @@ def convert_data(
     keys = (energy_key, forces_key, stress_key)
     given = {"stage": stage, "subset": subset or None, "constants": constants, "group_key": group_key}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    options |= dict(_parse(setting) for setting in settings or [])
     if keys != ("auto", "auto", "auto"):
         options["keys"] = LabelKeys(*keys)
     source = open_source(format_name, sources, options)
@@ -73,6 +80,17 @@ def convert_data(
         store = split_store(store, split)
     print_store(store, quiet)
     write_json_option(json_file, {name: value for name, value in store.index.items() if name != "shards"})
+
+
+def _parse(setting: str) -> tuple[str, Any]:
+    """`max_energy=10` as name and value."""
+    from tdn.errors import TDNError
+    from tdn.training.config import parse_value
+
+    name, separator, text = setting.partition("=")
+    if not (name and separator):
+        raise TDNError(f"Expected NAME=VALUE, such as max_energy=10, got {setting!r}.")
+    return name, parse_value(text)
 
 
 def print_store(store: FrameStore, quiet: bool = False) -> None:

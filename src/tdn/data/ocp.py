@@ -48,6 +48,13 @@ class OCPOptions:
     max_force: float | None = None
 
 
+def is_open_catalyst(path: str | os.PathLike[str]) -> bool:
+    """Whether the first record of an LMDB is a plain pickle, as in OC20 and OC22; PubChemQCR has gzipped ones."""
+    with read_lmdb(Path(path)) as transaction:
+        first = next(iter(transaction.cursor().iternext(keys=False, values=True)), b"")
+    return bytes(first[:1]) == b"\x80"
+
+
 def count_records(path: str | os.PathLike[str]) -> int:
     """Number of records of one file.
 

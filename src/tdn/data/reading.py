@@ -21,7 +21,7 @@ from tdn.data.labels import (
     list_names,
     parse_label,
 )
-from tdn.data.ocp import OCPOptions, check_one_kind_of_energy, iterate_lmdb
+from tdn.data.ocp import OCPOptions, check_one_kind_of_energy, is_open_catalyst, iterate_lmdb
 from tdn.errors import DataError
 from tdn.structure import Scalar, Structure
 
@@ -151,6 +151,11 @@ def _read_ocp(
     named = [key for key in vars(keys).values() if key not in ("auto", "none")]
     if named:
         raise DataError(f"The labels of LMDBs of OC20 and OC22 are found by themselves; there is no key {named[0]!r}.")
+    foreign = next((file for file in files if not is_open_catalyst(file)), None)
+    if foreign is not None:
+        raise DataError(
+            f"{foreign} is no LMDB of OC20 or OC22. Shards of PubChemQCR become a frame store first: tdn data convert."
+        )
     structures, origins = [], []
     for file in files:
         for number, structure in iterate_lmdb(file, options):

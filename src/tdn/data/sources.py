@@ -75,6 +75,7 @@ class Source(Protocol):
 FORMATS = {
     "frames": "tdn.data.sources:FrameFiles",
     "pubchemqcr": "tdn.data.pubchemqcr:PubChemQCR",
+    "ocp": "tdn.data.ocp_source:OpenCatalyst",
 }
 """Name of a format -> `module:class` of its source, called with the paths and the options."""
 
@@ -83,7 +84,8 @@ def open_source(format_name: str, paths: Sequence[str], options: Mapping[str, An
     """A source by the name of its format.
 
     Args:
-        format_name: In `FORMATS`, or `auto`: a folder of `*.lmdb` or one such file is PubChemQCR, all else are frames.
+        format_name: In `FORMATS`, or `auto`: a folder of `*.lmdb` or such files are PubChemQCR, OC20 or OC22, all
+            else are frames.
         paths: Files or folders.
         options: Fields of the source.
 
@@ -108,8 +110,12 @@ def open_source(format_name: str, paths: Sequence[str], options: Mapping[str, An
 
 def _guess(paths: Sequence[str]) -> str:
     first = Path(paths[0])
-    lmdb = first.suffix == ".lmdb" or (first.is_dir() and any(first.glob("*.lmdb")))
-    return "pubchemqcr" if lmdb else "frames"
+    found = [first] if first.suffix == ".lmdb" else sorted(first.glob("*.lmdb")) if first.is_dir() else []
+    if not found:
+        return "frames"
+    from tdn.data.ocp import is_open_catalyst
+
+    return "ocp" if is_open_catalyst(found[0]) else "pubchemqcr"
 
 
 @dataclass(frozen=True)
