@@ -107,6 +107,15 @@ def load_model(
     return potential.to(device).eval()
 
 
+def copy_tables(source: Potential, target: Potential) -> None:
+    """Give `target`, of the same architecture and shape, the factor tables that `source` computes with.
+
+    They take PyTorch's default precision: convert `target` afterwards.
+    """
+    for theirs, ours in zip(_factors_of(source), _factors_of(target), strict=True):
+        ours.set_table(theirs.table)
+
+
 def _factors_of(potential: Potential) -> list[Factors]:
     return [module for module in potential.modules() if isinstance(module, Factors)]
 

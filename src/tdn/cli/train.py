@@ -31,6 +31,8 @@ tdn train --data train.extxyz --output run --max-time 15m
 
 tdn train config.yaml lr=0.01 num_channels=32
 
+tdn train --from model.tdn --data new.extxyz --output tuned --max-time 5m
+
 tdn train --resume --output run
 
 torchrun --nproc-per-node 4 -m tdn.cli.main train config.yaml"""
@@ -50,6 +52,15 @@ def train(
     test: Annotated[str | None, typer.Option("--test", help="Test file, or fraction or number of frames.")] = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Folder of the run.")] = None,
     max_time: Annotated[str | None, typer.Option("--max-time", help="Train this long: 90s, 15m, 1h30m.")] = None,
+    start: Annotated[Path | None, typer.Option("--from", help="Model to start from: fine-tuning.")] = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option("--freeze", help="With --from: parameters that stay, such as network.layers.0; may be repeated."),
+    ] = None,
+    replay: Annotated[
+        list[str] | None,
+        typer.Option("--replay", help="With --from: file of old training frames to train on too; may be repeated."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the run in the output folder first.")] = False,
     report: Annotated[bool, typer.Option(help="Write a page about the run to look at, report.html.")] = True,
@@ -81,6 +92,7 @@ def train(
             content.setdefault("data", {})[name] = value
     if max_time is not None:
         content.setdefault("training", {})["max_time"] = max_time
+    _add_start(content, start, freeze, replay)
     _require(content)
     config = RunConfig.parse(content, "The configuration")
     result = run(config, None if quiet else ConsoleReporter(), resume=resume, overwrite=overwrite)
@@ -116,6 +128,17 @@ def _content(arguments: list[str], top: dict[str, Any], resume: bool) -> dict[st
         if "=" in argument:
             apply_override(content, argument)
     return {**content, **top}
+
+
+def _add_start(content: dict[str, Any], path: Path | None, freeze: list[str] | None, replay: list[str] | None) -> None:
+    from tdn.errors import ConfigError
+
+    given: dict[str, Any] = {"path": path and str(path), "freeze": freeze, "replay": replay}
+    given = {name: value for name, value in given.items() if value}
+    if given:
+        content["start"] = {**(content.get("start") or {}), **given}
+        if not content["start"].get("path"):
+            raise ConfigError("--freeze and --replay belong to a run that starts from a model: name it with --from.")
 
 
 def _require(content: dict[str, Any]) -> None:

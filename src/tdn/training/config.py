@@ -22,6 +22,7 @@ from tdn.models.architectures import ARCHITECTURES, ModelChoice
 from tdn.models.tdn import TDNConfig
 
 DEFAULT_STEPS = 20_000
+FINE_TUNING_LR = 3e-3
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -177,6 +178,22 @@ class TrainingConfig(StrictConfig):
         return content
 
 
+class StartConfig(StrictConfig):
+    """A trained model to start from.
+
+    Attributes:
+        path: Model file.
+        freeze: Parameters that stay as they are: beginnings of their names, or patterns with `*`.
+        replay: Files with old training frames to train on besides, labelled like the new ones.
+        replay_frames: How many of them, at random; null for all.
+    """
+
+    path: str
+    freeze: tuple[str, ...] = ()
+    replay: Files | None = None
+    replay_frames: int | None = Field(default=None, ge=1)
+
+
 class RunConfig(StrictConfig):
     """A training run.
 
@@ -184,7 +201,8 @@ class RunConfig(StrictConfig):
         data: What to learn from.
         model: Architecture and shape of the network; averages of neighbours and atoms are taken from the training data
             unless they are given.
-        training: How to train.
+        training: How to train; the learning rate of a run that starts from a model is a tenth of the usual one.
+        start: A model to start from; null for fresh weights.
         output: Folder of the run.
         seed: Of the initial weights, the split and the order of the frames.
         device: `auto`, `cpu`, `cuda`, ...
@@ -195,11 +213,23 @@ class RunConfig(StrictConfig):
     data: DataConfig
     model: ModelChoice = TDNConfig()
     training: TrainingConfig = TrainingConfig()
+    start: StartConfig | None = None
     output: str
     seed: int = Field(default=0, ge=0)
     device: str = "auto"
     dtype: Literal["float32", "float64"] = "float32"
     threads: int = Field(default=0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_gently(cls, content: Any) -> Any:
+        """A trained model is lost in the first steps at the learning rate of fresh weights."""
+        if not isinstance(content, dict) or not content.get("start"):
+            return content
+        training = content.get("training") or {}
+        if not isinstance(training, dict):
+            return content
+        return {**content, "training": {"lr": FINE_TUNING_LR, **training}}
 
 
 # Section -> its keys; those of all architectures count as keys of `model`.

@@ -69,7 +69,7 @@ def fit(
         TrainingDiverged: If loss or gradient are not finite; the last checkpoint stays.
     """
     potential, device = state.potential, state.potential.device
-    parameters = list(potential.parameters())
+    parameters = [parameter for parameter in potential.parameters() if parameter.requires_grad]
     sampler = batch_sampler(problem.train, config, processes, problem.seed)
     interval = config.validate_every or validation_interval(problem, config)
     recent = ErrorSums(device)

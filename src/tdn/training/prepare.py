@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from tdn.models.architectures import build_potential
 from tdn.models.config import ModelConfig
 from tdn.models.potential import Potential
 from tdn.training.config import DataConfig, RunConfig
+from tdn.training.start import start_potential, with_replay
 
 PARTS = ("train", "valid", "test")
 
@@ -38,6 +40,7 @@ class Problem:
         shifts: Mean binding energy by element, eV.
         dtype: Precision.
         seed: Of the initial weights.
+        start: Trained potential to start from, or None.
     """
 
     frames: Mapping[str, FrameSet]
@@ -49,6 +52,7 @@ class Problem:
     shifts: Mapping[int, float]
     dtype: torch.dtype
     seed: int
+    start: Potential | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -57,7 +61,9 @@ class Problem:
         return hashlib.sha256("".join(p.fingerprint + ",".join(p.origins) for p in parts).encode()).hexdigest()
 
     def fresh_potential(self, device: torch.device) -> Potential:
-        """A potential with initial weights that depend on the seed only."""
+        """A potential with the weights to start from; initial ones depend on the seed only."""
+        if self.start is not None:
+            return copy.deepcopy(self.start).to(self.dtype).to(device)
         torch.manual_seed(self.seed)
         return build_potential(self.model, self.references.energies, self.scale, self.shifts).to(self.dtype).to(device)
 
@@ -74,8 +80,15 @@ def prepare(config: RunConfig, say: Callable[[str], None], warn: Callable[[str],
         DataError: If the data cannot be used.
     """
     frames = _read_parts(config, say)
+    start = None
+    if config.start is not None and config.start.replay is not None:
+        old = _read(config.data, config.start.replay, config)
+        frames["train"] = with_replay(frames["train"], old, config.start.replay_frames, config.seed)
+        say(f"replay: {len(frames['train'].origins)} training frames with those of {_basenames(old)}")
     train, valid, test = frames["train"], frames.get("valid"), frames.get("test")
     references = resolve_reference_energies(config.data.reference_energies, train)
+    if config.start is not None:
+        start, references = start_potential(config.start, train, references, say)
     say(str(references))
     findings = check_frames(train, valid, test, references, config.model.r_max)
     for finding in findings:
@@ -86,7 +99,8 @@ def prepare(config: RunConfig, say: Callable[[str], None], warn: Callable[[str],
         raise DataError("The data cannot be trained on: " + "; ".join(errors))
     dataset = GraphDataset(train.structures, config.model.r_max, train.origins)
     model = config.model.with_statistics(dataset.mean_neighbors, dataset.mean_atoms)
-    scale, shifts = output_scale(train, references), binding_shifts(train, references)
+    scale = output_scale(train, references) if start is None else start.scale
+    shifts = binding_shifts(train, references) if start is None else {}
     say(f"{dataset.mean_neighbors:.1f} neighbours an atom within {model.r_max:g} Å; output scale {scale:.3f} eV")
     return Problem(
         frames=frames,
@@ -98,6 +112,7 @@ def prepare(config: RunConfig, say: Callable[[str], None], warn: Callable[[str],
         shifts=shifts,
         dtype=getattr(torch, config.dtype),
         seed=config.seed,
+        start=start,
     )
 
 

@@ -26,6 +26,7 @@ from tdn.training.loop import Outputs, fit
 from tdn.training.loss import ErrorSums
 from tdn.training.optimisation import make_optimizer
 from tdn.training.prepare import Problem, prepare
+from tdn.training.start import freeze, with_model_of_start
 from tdn.version import __version__
 
 MODEL, CONFIG, METRICS, SUMMARY = "model.tdn", "config.yaml", "metrics.csv", "summary.json"
@@ -77,7 +78,7 @@ def train(
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    config = config.model_copy(update={"data": _absolute(config.data)})
+    config = with_model_of_start(config.model_copy(update={"data": _absolute(config.data)}))
     with join_processes(config.device) as (processes, device):
         folder = Path(config.output)
         if processes.is_first:
@@ -95,10 +96,12 @@ def _run(
 ) -> TrainingResult:
     problem = prepare(config, reporter.line, reporter.warning)
     potential, averaged = problem.fresh_potential(device).train(), problem.fresh_potential(device).eval()
-    state = TrainingState(potential, averaged, make_optimizer(config.training, list(potential.parameters())))
+    frozen = freeze(potential, config.start.freeze) if config.start is not None else 0
+    trained = [parameter for parameter in potential.parameters() if parameter.requires_grad]
+    state = TrainingState(potential, averaged, make_optimizer(config.training, trained))
     size = sum(p.numel() for p in potential.parameters())
     where = f"{device}, {config.dtype}, {torch.get_num_threads()} threads, {processes.world_size} processes"
-    reporter.line(f"network of {size} parameters on {where}")
+    reporter.line(f"network of {size} parameters" + (f", {frozen} of them frozen," if frozen else "") + f" on {where}")
 
     checkpoint = folder / CHECKPOINT
     if checkpoint.is_file():
