@@ -56,13 +56,20 @@ def test_batches_predict_what_single_structures_do(potential, structures):
 
 def test_json_names_are_stable(potential, structures):
     content = evaluate(potential, structures).to_dict()
-    assert set(content) == QUANTITIES | {"frames", "atoms", "per_element", "per_config_type", "timing"}
+    assert set(content) == QUANTITIES | {
+        "force_vector_rmse",
+        "frames",
+        "atoms",
+        "per_element",
+        "per_config_type",
+        "timing",
+    }
     for quantity in QUANTITIES:
         extra = {"relative_rmse_percent"} if quantity == "forces" else set()
         assert set(content[quantity]) == ERRORS | extra
     assert set(content["per_element"]) == {"H", "C", "O"}
     assert set(content["per_config_type"]) == {"even", "odd", "solid"}
-    assert set(content["per_config_type"]["odd"]) == QUANTITIES | {"frames", "atoms"}
+    assert set(content["per_config_type"]["odd"]) == QUANTITIES | {"force_vector_rmse", "frames", "atoms"}
     assert content["per_config_type"]["solid"]["forces"] is None
     assert set(content["timing"]) == {
         *("neighbors_s", "predict_s", "ms_per_frame", "us_per_atom"),
@@ -106,3 +113,14 @@ def test_unknown_elements_and_empty_sets_are_refused(potential, structures):
         evaluate(potential, [*structures, Structure.from_ase(molecule("NH3"))])
     with pytest.raises(DataError, match="no frames"):
         evaluate(potential, [])
+
+
+def test_force_vector_rmse_is_that_of_the_paper(potential, structures):
+    """Mean over frames of the root of the mean over atoms of the squared length of the force error, 2507.01131."""
+    evaluation = evaluate(potential, structures)
+    lengths = [
+        np.sqrt(np.mean(np.sum((p.forces - s.forces) ** 2, axis=1)))
+        for p, s in zip(evaluation.predictions, evaluation.structures, strict=True)
+        if s.forces is not None
+    ]
+    assert evaluation.overall.force_vector_rmse == pytest.approx(1e3 * np.mean(lengths))

@@ -58,7 +58,7 @@ def found() -> tuple[Residuals, torch.Tensor]:
 
 def test_missing_labels_are_left_out_of_residuals_and_counts():
     result, counts = found()
-    assert counts.tolist() == [2, 6, 9]
+    assert counts.tolist() == [2, 6, 9, 1]
     assert result.energy.tolist() == [1.0, 3.0]
     assert result.energy_per_atom.tolist() == [0.5, 1.0]
     assert result.forces.tolist() == [[-0.5, 0.5, 0.5], [1.5, 0.5, 0.5]]
@@ -142,6 +142,41 @@ def test_forces_of_fixed_atoms_count_neither_in_the_loss_nor_in_the_errors():
     graph, targets = GraphDataset([held, bare], 2.0).batch([0, 1])
     _, _, prediction = batch()
     result, counts = residuals(prediction, graph, targets), label_counts(graph, targets)
-    assert counts.tolist() == [2, 3, 9]
+    assert counts.tolist() == [2, 3, 9, 1]
     assert result.forces.tolist() == [[-0.5, 0.5, 0.5]]
     assert result.energy.tolist() == [1.0, 3.0]
+
+
+def test_l1_loss_is_that_of_the_paper():
+    """Energy errors 1 eV of two atoms and 3 eV of three; force errors (-0.5, 0.5, 0.5) and (1.5, 0.5, 0.5)."""
+    result, counts = found()
+    norm = ((3 * 0.25 + 1.5**2 + 2 * 0.25) / 2) ** 0.5
+    assert result.force_norms.tolist() == pytest.approx([norm])
+    config = TrainingConfig(loss="l1", energy_weight=2.0, forces_weight=3.0, stress_weight=0.0)
+    expected = 2.0 * (1 / 2 + 3 / 3) / 2 + 3.0 * norm
+    assert weighted_loss(loss_terms(result, config, SCALE), counts, config).item() == pytest.approx(expected)
+    whole = config.model_copy(update={"energy_per": "structure"})
+    expected = 2.0 * (1 + 3) / 2 + 3.0 * norm
+    assert weighted_loss(loss_terms(result, whole, SCALE), counts, whole).item() == pytest.approx(expected)
+
+
+def test_l1_loss_of_perfect_forces_has_a_finite_gradient():
+    graph, targets, prediction = batch()
+    forces = targets.forces.clone().requires_grad_(True)
+    result = residuals(replace(prediction, forces=forces), graph, targets)
+    config = TrainingConfig(loss="l1")
+    weighted_loss(loss_terms(result, config, SCALE), label_counts(graph, targets), config).backward()
+    assert forces.grad is not None
+    assert torch.isfinite(forces.grad).all()
+
+
+def test_vector_rmse_is_the_mean_over_structures():
+    structures_ = structures()
+    graph, targets = GraphDataset([structures_[0], structures_[0], structures_[1]], 2.0).batch([0, 1, 2])
+    forces = targets.forces.clone()
+    forces[0, 0] += 3.0
+    forces[3] += torch.tensor([0.0, 4.0, 3.0], dtype=torch.float64)
+    prediction = Prediction(torch.zeros(3, dtype=torch.float64), forces[:, 0], forces, torch.zeros(3, 3, 3))
+    result, sums, config = residuals(prediction, graph, targets), ErrorSums(), TrainingConfig()
+    sums.add(result, label_counts(graph, targets), loss_terms(result, config, 1.0))
+    assert sums.errors()["forces_vector_rmse"] == pytest.approx(1e3 * (3 / 2**0.5 + 5 / 2**0.5) / 2)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
 
 from tdn.training.config import TrainingConfig
-from tdn.training.optimisation import learning_rate, run_fraction, update_average
+from tdn.training.optimisation import Plateau, learning_rate, make_optimizer, run_fraction, update_average
 
 
 def rates(config: TrainingConfig) -> list[float]:
@@ -63,3 +64,30 @@ def test_average_without_decay_is_a_copy():
     current, averaged = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
     update_average(averaged, current, 0.0, 1)
     torch.testing.assert_close(averaged.weight, current.weight)
+
+
+def test_plateau_is_that_of_pytorch():
+    values = [5.0, 4.0, 4.1, 4.2, 4.3, 4.4, 3.9999, 3.0, 3.0, 3.0, 2.99999, 3.1, 2.0]
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.Adam([parameter], lr=0.5)
+    reference = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=2)
+    config, plateau = TrainingConfig(lr=0.5, schedule="plateau", warmup_steps=0), Plateau()
+    for value in values:
+        reference.step(value)
+        plateau.update(config, value)
+        expected = optimizer.param_groups[0]["lr"]
+        assert learning_rate(config, 3, 0.5, 2.0, plateau.factor) == pytest.approx(expected, rel=1e-12)
+
+
+def test_warm_up_by_epochs_comes_before_the_cosine():
+    """The published set-up of OC20: two epochs from a fifth of the rate, then the cosine over all 30."""
+    config = TrainingConfig(lr=1.0, max_epochs=30, warmup_epochs=2, warmup_factor=0.2, warmup_steps=0, lr_final=0.01)
+    rates = [learning_rate(config, 0, epochs / 30, epochs) for epochs in (0.0, 1.0, 2.0, 15.0, 30.0)]
+    cosine = [0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * epochs / 30)) for epochs in (2.0, 15.0, 30.0)]
+    assert rates == pytest.approx([0.2, 0.6, *cosine])
+
+
+def test_constant_schedule_and_adam():
+    config = TrainingConfig(lr=0.1, schedule="constant", warmup_steps=0, optimizer="adam")
+    assert learning_rate(config, 10, 0.9, 9.0) == 0.1
+    assert type(make_optimizer(config, [torch.nn.Parameter(torch.zeros(1))])) is torch.optim.Adam

@@ -28,6 +28,12 @@ class StopAfter(Reporter):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+PAPER = {
+    **{"loss": "l1", "optimizer": "adam", "schedule": "plateau", "plateau_patience": 0, "select_by": "energy"},
+    **{"ema_decay": 0.0, "clip_grad": None, "lr": 0.02, "betas": (0.9, 0.999), "warmup_steps": 0},
+}
+
+
 def rows_without_time(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as file:
         return [{name: value for name, value in row.items() if name != "elapsed_s"} for row in csv.DictReader(file)]
@@ -43,7 +49,15 @@ def wait_for_change(path: Path, before: int, process: subprocess.Popen) -> None:
     raise AssertionError(f"the run never wrote {path.name}; it returned {process.poll()}")
 
 
-@pytest.mark.parametrize("options", [{"max_steps": 16}, {"max_steps": None, "max_epochs": 3}, {"patience": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_steps": 16},
+        {"max_steps": None, "max_epochs": 3},
+        {"patience": 1},
+        {"max_steps": None, "max_epochs": 5, "validate_every": "epoch", "batch_size": 4, **PAPER},
+    ],
+)
 def test_ctrl_c_and_resume_give_the_same_bits_and_the_same_rows(clusters: Path, tmp_path: Path, options: dict):
     train(run_config(clusters, tmp_path / "whole", **options))
     interrupted = train(run_config(clusters, tmp_path / "cut", **options), StopAfter())

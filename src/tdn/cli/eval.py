@@ -131,6 +131,9 @@ def print_errors(evaluation: Evaluation, quiet: bool = False) -> None:
         for name, errors in quantities.items()
         if errors is not None
     ]
+    if overall.force_vector_rmse is not None:
+        frames = str(sum(s.forces is not None for s in evaluation.structures) or overall.frames)
+        rows.append(["force vectors of a frame", "-", f"{overall.force_vector_rmse:.2f}", "-", frames, "meV/Å"])
     title = f"{overall.frames} frames, {overall.atoms} atoms"
     print_table(title, ["quantity", "MAE", "RMSE", "largest", "values", "unit"], rows, quiet)
     if not rows and not quiet:

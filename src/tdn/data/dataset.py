@@ -97,7 +97,8 @@ class GraphDataset:
         progress: Callable[[int, int], None] | None = None,
         max_neighbors: int | None = None,
     ) -> None:
-        self.structures = tuple(structures)
+        self.workers = 0
+        self.structures: Sequence[Structure] = tuple(structures)
         self.r_max = float(r_max)
         items = []
         for k, structure in enumerate(self.structures):

@@ -188,6 +188,7 @@ def tabulate(structures: Sequence[Structure], predictions: Sequence[FramePredict
         stress=_stacked(stress),
         frames=len(structures),
         atoms=sum(len(s) for s in structures),
+        force_vector_rmse=float(np.mean([_norm(f, reference) for f, reference in forces])) if forces else None,
     )
 
 
@@ -223,6 +224,11 @@ def tabulate_config_types(
         name: tabulate([structures[k] for k in members], [predictions[k] for k in members])
         for name, members in groups.items()
     }
+
+
+def _norm(predicted: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
+    """Root of the mean squared length of the force errors of a frame, meV/Å."""
+    return MEV_PER_EV * float(np.sqrt(np.square(predicted - reference).sum(-1).mean()))
 
 
 def _stacked(pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], relative: bool = False) -> Errors | None:

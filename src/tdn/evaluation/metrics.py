@@ -46,6 +46,8 @@ class ErrorTable:
         stress: The nine stress components, meV/Å³.
         frames: Number of frames.
         atoms: Number of atoms.
+        force_vector_rmse: Mean over frames of the root of the mean squared length of a frame's force errors, meV/Å: the
+            "RMSE" of 2507.01131, about sqrt(3) times that of the components.
     """
 
     energy: Errors | None
@@ -54,6 +56,7 @@ class ErrorTable:
     stress: Errors | None
     frames: int
     atoms: int
+    force_vector_rmse: float | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Errors by quantity, None where there are no labels, with the counts."""
@@ -64,7 +67,7 @@ class ErrorTable:
             "stress": self.stress,
         }
         errors: dict[str, object] = {name: value.to_dict() if value else None for name, value in quantities.items()}
-        return {**errors, "frames": self.frames, "atoms": self.atoms}
+        return {**errors, "force_vector_rmse": self.force_vector_rmse, "frames": self.frames, "atoms": self.atoms}
 
 
 def measure_errors(predicted: ArrayLike, reference: ArrayLike, *, scale: float = 1.0, relative: bool = False) -> Errors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from torch import Tensor
 from tdn.errors import ModelFileError
 from tdn.files import atomic_write
 from tdn.models.potential import Potential
+from tdn.training.optimisation import Plateau
 
 FORMAT = "tdn-checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _SCALARS = (
     *("step", "epoch", "batch", "elapsed", "lr"),
@@ -44,6 +45,7 @@ class TrainingState:
         stopped_early: Whether `patience` ended the run.
         history: Rows of `metrics.csv`.
         recent: Errors of the training batches since the last row, as `ErrorSums.values`; None at the start.
+        plateau: What a schedule of this name knows.
     """
 
     potential: Potential
@@ -61,6 +63,7 @@ class TrainingState:
     stopped_early: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
     recent: Tensor | None = None
+    plateau: Plateau = field(default_factory=Plateau)
 
 
 def save_checkpoint(path: str | os.PathLike[str], state: TrainingState, fingerprint: str) -> None:
@@ -89,6 +92,7 @@ def save_checkpoint(path: str | os.PathLike[str], state: TrainingState, fingerpr
         tensors["recent"] = state.recent
     header = {"format": FORMAT, "format_version": FORMAT_VERSION, "fingerprint": fingerprint}
     header |= {name: getattr(state, name) for name in _SCALARS}
+    header["plateau"] = asdict(state.plateau)
     with atomic_write(path) as temporary:
         # Clones, since safetensors refuses tensors that share memory.
         tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
@@ -128,6 +132,7 @@ def load_checkpoint(path: str | os.PathLike[str], state: TrainingState, fingerpr
     torch.set_rng_state(tensors["rng"])
     for name in _SCALARS:
         setattr(state, name, header[name])
+    state.plateau = Plateau(**header["plateau"])
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -143,4 +148,9 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
         raise ModelFileError(f"{path} is not a checkpoint of tdn.")
     if header["format_version"] > FORMAT_VERSION:
         raise ModelFileError(f"{path} was written by a newer tdn (format {header['format_version']}): upgrade tdn.")
+    if header["format_version"] < FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path} was written by an older tdn (format {header['format_version']}): finish the run with that one, or "
+            "start again with --overwrite."
+        )
     return header, tensors

@@ -113,22 +113,35 @@ class TrainingConfig(StrictConfig):
         max_time: Wall-clock time of the loop, validation included: seconds, or a text such as `15m` or `1h30m`.
         batch_size: Most structures in a step, over all processes.
         max_edges: Most edges in a batch of one process, whatever the sizes of its structures; bounds the memory.
-        lr: Highest learning rate of AdamW.
-        lr_final: What is left of it at the end, as a fraction.
+        optimizer: `adamw`, or `adam`, whose weight decay is a term of the loss.
+        lr: Highest learning rate.
+        schedule: `cosine` anneals to the end of the run, `plateau` lowers the rate when the validation stops improving,
+            `constant` leaves it.
+        lr_final: What the cosine leaves at the end, as a fraction.
         warmup_steps: Steps of linear growth at the start.
-        betas: Decay of AdamW's first and second moments.
+        warmup_epochs: Passes over the data during which the rate grows from `warmup_factor` of `lr` to all of it; the
+            schedule acts after them.
+        warmup_factor: Where that growth starts, as a fraction.
+        plateau_patience: Validations without improvement that `plateau` lets pass.
+        plateau_factor: What it then leaves of the rate.
+        betas: Decay of the first and second moments.
         amsgrad: Keep the largest second moment.
-        weight_decay: Of AdamW.
+        weight_decay: Of the optimiser.
         clip_grad: Largest norm of the gradient; null for none.
         ema_decay: Of the moving average of the weights, which is what is validated and saved; 0 for none.
-        loss: `mse`, or `huber`, which is linear in errors above `huber_delta`.
+        loss: `mse`, or `huber`, which is linear in errors above `huber_delta`, both in units of the output scale; or
+            `l1`, as in 2507.01131: the absolute error of the energy in eV, and the root of the mean squared length of
+            the force errors of a structure in eV/Å, mean over structures.
         huber_delta: In units of the output scale, the RMS force component.
+        energy_per: Whether the loss counts the energy per `atom` or per `structure`.
+        select_by: What the best validation is: that of the least `loss`, or of the least mean absolute error of the
+            `energy` (per atom or structure, as `energy_per`).
         energy_weight: Of the squared error of the energy per atom.
         forces_weight: Of the squared error of a force component.
         stress_weight: Of the squared error of a component of the virial per atom.
         compile: Run compiled code, which takes up to a minute to make the first time; null does so for runs of at least
             1000 steps, two minutes, or any number of epochs, where there is a compiler.
-        validate_every: Steps between validations; null chooses so that validation takes about a twentieth of the time.
+        validate_every: Steps between validations, or `epoch`; null gives it about a twentieth of the time.
         patience: Validations without improvement after which to stop; null for never.
         checkpoint_interval: Seconds between checkpoints.
         tensorboard: Log to TensorBoard too, if it is installed.
@@ -140,21 +153,29 @@ class TrainingConfig(StrictConfig):
     max_time: Duration | None = None
     batch_size: int = Field(default=5, ge=1)
     max_edges: int | None = Field(default=20_000, ge=1)
+    optimizer: Literal["adamw", "adam"] = "adamw"
     lr: float = Field(default=3e-2, gt=0)
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     lr_final: float = Field(default=1e-3, ge=0, le=1)
     warmup_steps: int = Field(default=100, ge=0)
+    warmup_epochs: float = Field(default=0.0, ge=0)
+    warmup_factor: float = Field(default=0.0, ge=0, le=1)
+    plateau_patience: int = Field(default=2, ge=0)
+    plateau_factor: float = Field(default=0.1, gt=0, lt=1)
     betas: tuple[float, float] = (0.9, 0.95)
     amsgrad: bool = False
     weight_decay: float = Field(default=0.0, ge=0)
     clip_grad: float | None = Field(default=10.0, gt=0)
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
-    loss: Literal["mse", "huber"] = "huber"
+    loss: Literal["mse", "huber", "l1"] = "huber"
     huber_delta: float = Field(default=0.1, gt=0)
+    energy_per: Literal["atom", "structure"] = "atom"
+    select_by: Literal["loss", "energy"] = "loss"
     energy_weight: float = Field(default=10.0, ge=0)
     forces_weight: float = Field(default=1.0, ge=0)
     stress_weight: float = Field(default=1.0, ge=0)
     compile: bool | None = None
-    validate_every: int | None = Field(default=None, ge=1)
+    validate_every: Annotated[int, Field(ge=1)] | Literal["epoch"] | None = None
     patience: int | None = Field(default=None, ge=1)
     checkpoint_interval: float = Field(default=60.0, ge=0)
     tensorboard: bool = True

@@ -14,12 +14,13 @@ from tdn.files import atomic_write
 from tdn.training.config import TrainingConfig
 from tdn.training.loss import ErrorSums
 
-ERRORS = tuple(column.format(measure) for column in ErrorSums.COLUMNS for measure in ("mae", "rmse"))
 COLUMNS = (
     *("step", "epoch", "elapsed_s", "lr", "loss", "valid_loss"),
-    *(f"{part}_{name}" for part in ("valid", "train") for name in ERRORS),
+    *(f"{part}_{name}" for part in ("valid", "train") for name in ErrorSums.NAMES),
 )
-"""Columns of `metrics.csv`: energies in meV and meV/atom, forces in meV/Å, stress in meV/Å³, loss without unit.
+"""Columns of `metrics.csv`: energies in meV and meV/atom, forces in meV/Å, stress in meV/Å³, the loss without
+unit, or in eV and eV/Å if it is `l1`. `forces_vector_rmse` is the mean over structures of the root of the mean squared
+length of their force errors.
 
 `loss` and `train_*` are means over the batches since the row before, with the weights of that moment; `valid_*` are of
 the averaged weights.

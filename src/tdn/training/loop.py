@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from tdn.data.dataset import EdgeBudgetSampler, GraphDataset
 from tdn.errors import ConfigError, TDNError
 from tdn.models.potential import Potential
+from tdn.training.batches import places, prefetched
 from tdn.training.checkpoint import TrainingState
 from tdn.training.config import TrainingConfig
 from tdn.training.distributed import Processes
@@ -71,7 +72,7 @@ def fit(
     potential, device = state.potential, state.potential.device
     parameters = [parameter for parameter in potential.parameters() if parameter.requires_grad]
     sampler = batch_sampler(problem.train, config, processes, problem.seed)
-    interval = config.validate_every or validation_interval(problem, config)
+    interval = validation_interval(problem, config)
     recent = ErrorSums(device)
     if state.recent is not None:
         recent.values = state.recent.to(device)
@@ -79,38 +80,38 @@ def fit(
     last_save = last_shown = time.monotonic()
 
     with StopRequest() as stop:
-        for indices, epochs in remaining_batches(sampler, state):
-            graph, targets = problem.train.batch(indices)
+        for place, (graph, targets) in prefetched(problem.train, places(sampler, state.epoch, state.batch)):
+            state.epoch, state.batch = place.epoch, place.batch
             graph, targets = graph.to(device), targets.to(device)
 
             # What all processes must agree on: label counts, the first one's clock, whether any was interrupted.
             own_counts = label_counts(graph, targets)
             seconds = stopwatch.seconds() if processes.is_first else 0.0
             shared = processes.sum(torch.cat([own_counts, own_counts.new_tensor([seconds, float(stop.requested)])]))
-            state.elapsed, interrupted = shared[3:].tolist()
-            fraction = run_fraction(config, state.step, epochs, state.elapsed)
+            state.elapsed, interrupted = shared[-2:].tolist()
+            fraction = run_fraction(config, state.step, place.epochs, state.elapsed)
             if fraction >= 1 or state.stopped_early or interrupted:
                 break
 
-            state.lr = learning_rate(config, state.step, fraction)
+            state.lr = learning_rate(config, state.step, fraction, place.epochs, state.plateau.factor)
             for group in state.optimizer.param_groups:
                 group["lr"] = state.lr
             state.optimizer.zero_grad(set_to_none=True)
             found = residuals(potential(graph), graph, targets)
             terms = loss_terms(found, config, potential.scale)
-            loss = weighted_loss(terms, shared[:3], config)
+            loss = weighted_loss(terms, shared[:-2], config)
             loss.backward()
             value = processes.sum_gradients(parameters, loss).item()
             norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_grad or math.inf).item()
             if not math.isfinite(value + norm):
-                raise _diverged(problem, indices, value, norm, state)
+                raise _diverged(problem, place.indices, value, norm, state)
             state.optimizer.step()
             state.step += 1
             state.batch += 1
             update_average(state.averaged, potential, config.ema_decay, state.step)
             recent.add(found, own_counts, terms)
 
-            if state.step % interval == 0:
+            if state.batch == place.of if interval is None else state.step % interval == 0:
                 finish_interval(state, problem, config, processes, outputs, recent)
             if processes.is_first and time.monotonic() - last_save >= config.checkpoint_interval:
                 state.recent, state.elapsed = recent.values, stopwatch.seconds()
@@ -127,15 +128,6 @@ def fit(
     if processes.is_first:
         outputs.save()
     return (number or signal.SIGTERM) if interrupted else None
-
-
-def remaining_batches(sampler: EdgeBudgetSampler, state: TrainingState) -> Iterator[tuple[list[int], float]]:
-    """Batches from where `state` stands, without end, each with the passes over the data done before it."""
-    while True:
-        batches = sampler.batches(state.epoch)
-        while state.batch < len(batches):
-            yield batches[state.batch], state.epoch + state.batch / len(batches)
-        state.epoch, state.batch = state.epoch + 1, 0
 
 
 def batch_sampler(
@@ -163,8 +155,10 @@ def batch_sampler(
     )
 
 
-def validation_interval(problem: Problem, config: TrainingConfig) -> int:
-    """Steps between validations, in proportion to what one costs."""
+def validation_interval(problem: Problem, config: TrainingConfig) -> int | None:
+    """Steps between validations, None for the ends of epochs; by default in proportion to what one costs."""
+    if config.validate_every is not None:
+        return None if config.validate_every == "epoch" else config.validate_every
     batches = math.ceil(len(problem.valid) / config.batch_size) if problem.valid is not None else 0
     return max(FEWEST_STEPS_BETWEEN_VALIDATIONS, VALIDATION_COST * batches)
 
@@ -200,8 +194,9 @@ def finish_interval(
     judged = row["loss"]
     if problem.valid is not None:
         sums = validate(state.averaged, problem.valid, config, processes)
-        judged = sums.loss(config)
-        row |= {"valid_loss": judged, **sums.errors("valid_")}
+        row |= {"valid_loss": sums.loss(config), **sums.errors("valid_")}
+        judged = judge(row, config)
+        state.plateau.update(config, judged)
     recent.values.zero_()
     state.history.append(row)
     # Without validation data the latest weights are the best guess.
@@ -213,6 +208,13 @@ def finish_interval(
     state.stopped_early = config.patience is not None and state.stale_validations >= config.patience
     outputs.add_row(row)
     outputs.reporter.line(_describe_row(row, state.stale_validations == 0))
+
+
+def judge(row: Mapping[str, Any], config: TrainingConfig) -> float:
+    """What a validation is judged by, from its row: smaller is better."""
+    if config.select_by == "loss":
+        return row["valid_loss"]
+    return row["valid_energy_mae_mev" if config.energy_per == "structure" else "valid_energy_mae_mev_per_atom"]
 
 
 class StopRequest:

@@ -23,6 +23,8 @@ class Residuals:
         energy: Total energies, eV, float64 `[n_E]`.
         energy_per_atom: The same over the number of atoms.
         forces: eV/Å, `[n_F, 3]`.
+        force_norms: Root of the mean squared length of the force errors of a structure, eV/Å, `[n_S]`: the "RMSE" of
+            2507.01131, about sqrt(3) times that of the components.
         stress: eV/Å³, `[n_S, 3, 3]`.
         virial_per_atom: Stress times volume over the number of atoms, eV, `[n_S, 3, 3]`.
     """
@@ -30,6 +32,7 @@ class Residuals:
     energy: Tensor
     energy_per_atom: Tensor
     forces: Tensor
+    force_norms: Tensor
     stress: Tensor
     virial_per_atom: Tensor
 
@@ -46,15 +49,19 @@ def residuals(prediction: Prediction, graph: AtomGraph, targets: Targets) -> Res
         energy=energy,
         energy_per_atom=energy / num_atoms[has_energy],
         forces=forces,
+        force_norms=_norms(forces, graph.batch[has_forces], graph.num_graphs),
         stress=stress,
         virial_per_atom=stress * volume_per_atom.to(stress.dtype)[:, None, None],
     )
 
 
 def label_counts(graph: AtomGraph, targets: Targets) -> Tensor:
-    """Number of energies, force components and stress components, float64 `[3]`."""
-    forces = 3 * _with_forces(graph, targets).sum()
-    return torch.stack([targets.has_energy.sum(), forces, 9 * targets.has_stress.sum()]).double()
+    """Number of energies, force components, stress components and structures with forces, float64 `[4]`."""
+    has_forces = _with_forces(graph, targets)
+    structures = torch.zeros(graph.num_graphs, dtype=torch.bool, device=has_forces.device)
+    structures[graph.batch[has_forces]] = True
+    counts = [targets.has_energy.sum(), 3 * has_forces.sum(), 9 * targets.has_stress.sum(), structures.sum()]
+    return torch.stack(counts).double()
 
 
 def _with_forces(graph: AtomGraph, targets: Targets) -> Tensor:
@@ -62,15 +69,30 @@ def _with_forces(graph: AtomGraph, targets: Targets) -> Tensor:
     return targets.has_forces[graph.batch] & targets.free
 
 
+def _norms(forces: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
+    """Root of the mean squared length of the force errors of each structure that has any."""
+    squares = forces.new_zeros(num_graphs).index_add(0, batch, forces.square().sum(-1))
+    counts = torch.bincount(batch, minlength=num_graphs)
+    labelled = counts > 0
+    # The root has no slope at zero, where an error cannot get smaller.
+    return (squares[labelled] / counts[labelled]).clamp(min=torch.finfo(forces.dtype).tiny).sqrt()
+
+
 def loss_terms(found: Residuals, config: TrainingConfig, scale: float) -> Tensor:
-    """Sums of the squared (or Huber) errors of energies per atom, force components and virials per atom, `[3]`.
+    """Sums of the penalties of energies, forces and virials per atom, `[3]`.
+
+    `mse` and `huber` take each force component on its own, `l1` the norm of a structure's.
 
     Args:
         found: Residuals of a batch.
         config: Form of the loss.
         scale: Output scale of the potential, eV; errors are measured in it, so that the loss has no unit.
     """
-    parts = (found.energy_per_atom, found.forces, found.virial_per_atom)
+    energy = found.energy if config.energy_per == "structure" else found.energy_per_atom
+    if config.loss == "l1":
+        parts = (energy, found.force_norms, found.virial_per_atom)
+        return torch.stack([residual.abs().sum().double() for residual in parts])
+    parts = (energy, found.forces, found.virial_per_atom)
     return torch.stack([_penalty(residual / scale, config).sum().double() for residual in parts])
 
 
@@ -83,7 +105,9 @@ def weighted_loss(terms: Tensor, counts: Tensor, config: TrainingConfig) -> Tens
         config: Weights.
     """
     weights = terms.new_tensor([config.energy_weight, config.forces_weight, config.stress_weight])
-    return (weights * terms / counts.clamp(min=1.0)).sum()
+    energies, components, stress, structures = counts.clamp(min=1.0)
+    forces = structures if config.loss == "l1" else components
+    return (weights * terms / torch.stack([energies, forces, stress])).sum()
 
 
 def _penalty(x: Tensor, config: TrainingConfig) -> Tensor:
@@ -102,27 +126,30 @@ class ErrorSums:
 
     QUANTITIES = ("energy", "energy_per_atom", "forces", "stress")
     COLUMNS = ("energy_{}_mev", "energy_{}_mev_per_atom", "forces_{}", "stress_{}")
+    VECTOR_RMSE = "forces_vector_rmse"
+    NAMES = (*(column.format(measure) for column in COLUMNS for measure in ("mae", "rmse")), VECTOR_RMSE)
+    """Names of the errors: energies in meV and meV/atom, forces in meV/Å, stress in meV/Å³."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        # A row for each quantity: count, sum of |x|, sum of x². Then the label counts and the terms of the loss.
-        self.values = torch.zeros(len(self.QUANTITIES) + 2, 3, dtype=torch.float64, device=device)
+        # A row for each quantity: count, sum of |x|, sum of x²; one more for the norms of forces. Then the label counts
+        # and the terms of the loss.
+        self.values = torch.zeros(len(self.QUANTITIES) + 3, 4, dtype=torch.float64, device=device)
 
     def add(self, found: Residuals, counts: Tensor, terms: Tensor) -> None:
         """Add one batch: its residuals, its label counts and its loss terms."""
         rows = []
-        for name in self.QUANTITIES:
+        for name in (*self.QUANTITIES, "force_norms"):
             x = getattr(found, name).detach().double()
-            rows.append(torch.stack([x.new_tensor(float(x.numel())), x.abs().sum(), x.square().sum()]))
-        self.values += torch.stack([*rows, counts, terms.detach()])
+            rows.append(torch.stack([x.new_tensor(float(x.numel())), x.abs().sum(), x.square().sum(), x.new_zeros(())]))
+        self.values += torch.stack([*rows, counts, torch.nn.functional.pad(terms.detach(), (0, 1))])
 
     def loss(self, config: TrainingConfig) -> float:
         """The loss over everything added."""
-        return weighted_loss(self.values[-1], self.values[-2], config).item()
+        return weighted_loss(self.values[-1, :3], self.values[-2], config).item()
 
     def errors(self, prefix: str = "") -> dict[str, float | None]:
-        """MAE and RMSE: energies in meV and meV/atom, forces in meV/Å, stress in meV/Å³; None without labels."""
-        result: dict[str, float | None] = {}
-        for name, (count, absolute, square) in zip(self.COLUMNS, self.values[:-2].tolist(), strict=True):
-            result[prefix + name.format("mae")] = 1e3 * absolute / count if count else None
-            result[prefix + name.format("rmse")] = 1e3 * (square / count) ** 0.5 if count else None
-        return result
+        """Errors by `NAMES`; None without labels."""
+        rows = [[1e3 * a / n, 1e3 * (b / n) ** 0.5] if n else [None, None] for n, a, b, _ in self.values[:-2].tolist()]
+        *pairs, (vector_rmse, _) = rows
+        values = [*(value for pair in pairs for value in pair), vector_rmse]
+        return {prefix + name: value for name, value in zip(self.NAMES, values, strict=True)}

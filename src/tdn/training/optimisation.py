@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -24,21 +25,59 @@ def run_fraction(config: TrainingConfig, step: int, epochs: float, elapsed: floa
     return max(done / limit for limit, done in limits if limit is not None)
 
 
-def learning_rate(config: TrainingConfig, step: int, fraction: float) -> float:
-    """Linear warm-up, then half a cosine from `lr` to `lr * lr_final` at `fraction` = 1.
+def learning_rate(
+    config: TrainingConfig, step: int, fraction: float, epochs: float = 0.0, plateau: float = 1.0
+) -> float:
+    """Learning rate of a step: linear warm-up, then the schedule.
 
-    The cosine runs from the first step on, so that the end does not depend on the warm-up.
+    The cosine runs from `lr` at the first step to `lr * lr_final` at `fraction` = 1, so that the end does not depend on
+    the warm-up. Warm-up by epochs is fairchem's `LambdaLR`, in which the schedule does not act yet.
+
+    Args:
+        config: Schedule and warm-up.
+        step: Steps done.
+        fraction: How much of the run is behind.
+        epochs: Passes over the data done, with fractions.
+        plateau: What `Plateau` has left of the rate.
     """
+    if epochs < config.warmup_epochs:
+        grown = epochs / config.warmup_epochs
+        return config.lr * (config.warmup_factor + (1.0 - config.warmup_factor) * grown)
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.schedule != "cosine":
+        return config.lr * warmup * (plateau if config.schedule == "plateau" else 1.0)
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(max(fraction, 0.0), 1.0)))
     return config.lr * warmup * (config.lr_final + (1.0 - config.lr_final) * cosine)
 
 
-def make_optimizer(config: TrainingConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.AdamW:
-    """AdamW (1711.05101); its learning rate is set before every step."""
-    return torch.optim.AdamW(
-        parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, amsgrad=config.amsgrad
-    )
+@dataclass
+class Plateau:
+    """PyTorch's `ReduceLROnPlateau` as plain numbers, which a checkpoint can hold.
+
+    Attributes:
+        factor: What is left of the learning rate.
+        best: Best validation so far, or None before the first.
+        stale: Validations since then.
+    """
+
+    factor: float = 1.0
+    best: float | None = None
+    stale: int = 0
+
+    def update(self, config: TrainingConfig, value: float) -> None:
+        """Take note of a validation; smaller is better, by at least one part in 10 000."""
+        if self.best is None or value < self.best * (1.0 - 1e-4):
+            self.best, self.stale = value, 0
+            return
+        self.stale += 1
+        if self.stale > config.plateau_patience:
+            self.factor, self.stale = self.factor * config.plateau_factor, 0
+
+
+def make_optimizer(config: TrainingConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW (1711.05101) or Adam (1412.6980); the learning rate is set before every step."""
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, amsgrad=config.amsgrad)
 
 
 @torch.no_grad()

@@ -267,12 +267,15 @@ def _columns(table: ErrorTable) -> dict[str, float]:
     """MAE and RMSE under the names that `metrics.csv` has for them."""
     names = zip(ErrorSums.QUANTITIES, ErrorSums.COLUMNS, strict=True)
     found = [(column, getattr(table, quantity)) for quantity, column in names]
-    return {
+    columns = {
         column.format(measure): getattr(errors, measure)
         for column, errors in found
         if errors is not None
         for measure in ("mae", "rmse")
     }
+    if table.force_vector_rmse is not None:
+        columns[ErrorSums.VECTOR_RMSE] = table.force_vector_rmse
+    return columns
 
 
 def _validation(row: Mapping[str, Any]) -> dict[str, Any]:
