@@ -27,6 +27,9 @@ COMMANDS = {
     "submission": ("tdn.cli.submission", "Predictions for the leaderboards of OC20 and OC22: write, join, check."),
     "bench": ("tdn.cli.bench", "Speed and memory: of a model on a structure, and beside other packages."),
     "data": ("tdn.cli.data", "Look at data before training on them, and convert large sets: check, convert."),
+    "phonons": ("tdn.cli.phonons", "Phonons of a crystal through phonopy: bands, density of states, heat capacity."),
+    "elastic": ("tdn.cli.elastic", "Elastic constants and moduli of a crystal."),
+    "vibrations": ("tdn.cli.vibrations", "Vibrations of a molecule or an adsorbate from the analytic Hessian."),
     "md": ("tdn.cli.md", "Molecular dynamics: NVE, NVT, NPT; log, trajectory, exact restart."),
 }
 

@@ -195,6 +195,8 @@ class _Batch:
     """The structures that are moving, and how many of them fit."""
 
     def __init__(self, potential: Potential, settings: RelaxSettings, max_edges: int | None) -> None:
+        if settings.cell and not potential.config.predicts_stress:
+            raise ConfigError("Cells cannot relax with this model: it predicts no stress. Leave out --cell.")
         self.potential = potential
         self.settings = settings
         self.neighbors = VerletBatch(potential.r_max)
