@@ -127,9 +127,10 @@ class TDNCalculator(Calculator):
         _check_committee(self.potentials)
         for potential in self.potentials if compile else ():
             potential.compile()
-        for reason in dict.fromkeys(r for potential in self.potentials for r in potential.config.not_claimed.values()):
-            warnings.warn(f"This potential does not claim all that a potential should fulfil: {reason}", PhysicsWarning,
-                          stacklevel=2)  # fmt: skip
+        reasons = dict.fromkeys(r for potential in self.potentials for r in potential.config.not_claimed.values())
+        if reasons:
+            text = "This potential does not claim all that simulations rely on: " + "; ".join(reasons)
+            warnings.warn(text, PhysicsWarning, stacklevel=2)
         self.neighbors = VerletList(max(potential.r_max for potential in self.potentials), skin)
 
     def calculate(

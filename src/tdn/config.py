@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, Self
+from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 
 from tdn.errors import ConfigError
 
@@ -35,7 +35,7 @@ class StrictConfig(BaseModel):
 
 def _explain(config: type[BaseModel], problem: dict[str, Any]) -> str:
     location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
+    key = ".".join(_without_tags(config, location))
     if problem["type"] != "extra_forbidden":
         return f"{key}: {problem['msg']} (got {problem['input']!r})"
     valid = _field_names(config, location[:-1])
@@ -44,11 +44,30 @@ def _explain(config: type[BaseModel], problem: dict[str, Any]) -> str:
     return f"{key}: unknown key; {hint}"
 
 
+def _member(annotation: Any, tag: str) -> type[BaseModel] | None:
+    """The configuration that `tag` chooses in a union of tagged ones, None if `annotation` is no such union."""
+    for choice in get_args(annotation):
+        if any(isinstance(note, Tag) and note.tag == tag for note in getattr(choice, "__metadata__", ())):
+            return get_args(choice)[0]
+    return None
+
+
+def _without_tags(config: type[BaseModel], location: list[str]) -> list[str]:
+    """`location` as a user writes it: pydantic puts the tag of a chosen configuration between the keys."""
+    if len(location) > 1 and location[0] in config.model_fields:
+        chosen = _member(config.model_fields[location[0]].annotation, location[1])
+        if chosen is not None:
+            return [location[0], *location[2:]]
+    return location
+
+
 def _field_names(config: type[BaseModel], path: list[str]) -> list[str]:
     """Valid keys at `path`, following nested configurations as far as they go."""
-    for part in path:
-        field = config.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            break
-        config = field.annotation
+    if path and path[0] in config.model_fields:
+        annotation = config.model_fields[path[0]].annotation
+        chosen = _member(annotation, path[1]) if len(path) > 1 else None
+        if chosen is not None:
+            return _field_names(chosen, path[2:])
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            return _field_names(annotation, path[1:])
     return list(config.model_fields)

@@ -98,6 +98,23 @@ class AtomGraph:
             self, senders=self.senders[kept], receivers=self.receivers[kept], shifts=self.shifts[kept]
         )
 
+    def first(self, max_neighbors: int) -> AtomGraph:
+        """The same graph with the first `max_neighbors` neighbours of every atom in the order of the atoms.
+
+        This is what torch-cluster's `radius_graph` keeps on GPUs, and so what networks trained with it have seen; the
+        result depends on the order of the atoms.
+        """
+        counts = torch.bincount(self.receivers, minlength=self.num_atoms)
+        starts = counts.cumsum(0) - counts
+        order = self.senders.argsort(stable=True)
+        order = order[self.receivers[order].argsort(stable=True)]
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(self.num_edges, device=order.device)
+        kept = rank - starts[self.receivers] < max_neighbors
+        return dataclasses.replace(
+            self, senders=self.senders[kept], receivers=self.receivers[kept], shifts=self.shifts[kept]
+        )
+
     def to(self, device: torch.device | str) -> AtomGraph:
         """The same graph on another device."""
         moved: dict[str, Any] = {

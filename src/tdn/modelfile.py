@@ -22,7 +22,7 @@ from tdn.errors import ModelFileError
 from tdn.files import atomic_write
 from tdn.models.architectures import build_potential, parse_model_config
 from tdn.models.potential import Potential
-from tdn.nn.tensor_product import Factors
+from tdn.nn.tensor_product import TableModule
 from tdn.version import __version__
 
 FORMAT = "tdn-model"
@@ -44,10 +44,15 @@ def save_model(path: str | os.PathLike[str], potential: Potential, metadata: Map
 
     tensors = {f"weights.{name}": value.detach().cpu().contiguous() for name, value in potential.state_dict().items()}
     tensors["reference_energies"] = potential.reference_energies.cpu()
-    tables = {}
+    tables: dict[str, Any] = {}
+    keys = []
     for factors in _factors_of(potential):
         table = factors.table
         name = _table_key(table)
+        # Networks that were trained elsewhere may have several tables of the same degrees.
+        if name in tables and tables[name]["digest"] != table.digest:
+            name += f"-{table.digest[:16]}"
+        keys.append(name)
         weights = {"-".join(map(str, path)): weight for path, weight in table.path_weights.items()}
         tables[name] = {"method": table.method, "digest": table.digest, "path_weights": weights}
         for key, array in (("in1", table.in1), ("in2", table.in2), ("out", table.out)):
@@ -63,6 +68,7 @@ def save_model(path: str | os.PathLike[str], potential: Potential, metadata: Map
         "scale": potential.scale,
         "dtype": str(potential.dtype).removeprefix("torch."),
         "tables": tables,
+        "table_of_module": keys,
         "metadata": dict(metadata or {}),
     }
     with atomic_write(path) as temporary:
@@ -96,8 +102,11 @@ def load_model(
     header, tensors = _read(path, weights=True)
     energies = dict(zip(header["elements"], tensors["reference_energies"].tolist(), strict=True))
     potential = build_potential(parse_model_config(header["config"], str(path)), energies, header["scale"])
-    for factors in _factors_of(potential):
-        factors.set_table(_stored_table(factors.table, header, tensors))
+    modules = _factors_of(potential)
+    # Files written before there could be several tables of the same degrees do not say which module has which.
+    keys = header.get("table_of_module") or [_table_key(module.table) for module in modules]
+    for module, key in zip(modules, keys, strict=True):
+        module.set_table(_stored_table(module.table, key, header, tensors))
     weights = {key.removeprefix("weights."): value for key, value in tensors.items() if key.startswith("weights.")}
     potential.to(dtype or getattr(torch, header["dtype"]))
     try:
@@ -116,17 +125,16 @@ def copy_tables(source: Potential, target: Potential) -> None:
         ours.set_table(theirs.table)
 
 
-def _factors_of(potential: Potential) -> list[Factors]:
-    return [module for module in potential.modules() if isinstance(module, Factors)]
+def _factors_of(potential: Potential) -> list[TableModule]:
+    return [module for module in potential.modules() if isinstance(module, TableModule)]
 
 
 def _table_key(table: FactorTable) -> str:
     return f"{table.parity}-{table.lmax_in1}-{table.lmax_in2}-{table.lmax_out}"
 
 
-def _stored_table(shipped: FactorTable, header: dict[str, Any], tensors: dict[str, Tensor]) -> FactorTable:
+def _stored_table(shipped: FactorTable, key: str, header: dict[str, Any], tensors: dict[str, Tensor]) -> FactorTable:
     """The table that the model was trained with, in place of the one that the package ships for the same degrees."""
-    key = _table_key(shipped)
     if key not in header["tables"]:
         raise ModelFileError(f"The model file lacks its factor table {key!r}; it is damaged. Copy it again.")
     stored = header["tables"][key]

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from tdn.errors import ConfigError
+from tdn.models.architectures import ARCHITECTURES
+from tdn.models.paper import PaperTDNConfig
+from tdn.models.tdn import TDNConfig
 from tdn.training.config import (
     DEFAULT_STEPS,
+    SECTIONS,
+    DataConfig,
     RunConfig,
     TrainingConfig,
     differences,
@@ -85,9 +91,33 @@ def test_other_texts_are_no_durations(text: str):
 
 
 def test_no_option_name_is_in_two_sections_so_that_short_names_are_unique():
-    sections = [RunConfig.model_fields[name].annotation for name in ("data", "model", "training")]
-    names = [name for section in sections for name in section.model_fields] + list(RunConfig.model_fields)
+    names = [name for keys in SECTIONS.values() for name in keys] + list(RunConfig.model_fields)
     assert len(names) == len(set(names))
+
+
+def test_architecture_chooses_the_keys_of_the_model_and_the_defaults_of_the_training():
+    config = load_config(None, [*MINIMAL, "architecture=PaperTDN", "num_heads=2"])
+    assert isinstance(config.model, PaperTDNConfig)
+    assert config.model.num_heads == 2
+    assert config.training.lr == PaperTDNConfig.TRAINING["lr"] != TrainingConfig().lr
+    assert load_config(None, [*MINIMAL, "architecture=PaperTDN", "lr=0.1"]).training.lr == 0.1
+    assert isinstance(load_config(None, [*MINIMAL, "num_channels=2"]).model, TDNConfig)
+    assert differences(config, RunConfig.parse(yaml.safe_load(write_config(config)))) == []
+    assert "avg_degree" not in write_config(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["architecture=Paper"], "no such architecture, there are TDN, PaperTDN"),
+        (["num_heads=2"], r"model\.num_heads: unknown key"),
+        (["architecture=PaperTDN", "model.num_heeds=2"], r"model\.num_heeds: unknown key; did you mean 'num_heads'"),
+        (["architecture=PaperTDN", "model.lmax=9"], r"model\.lmax: Input should be less"),
+    ],
+)
+def test_keys_of_other_architectures_are_refused(overrides: list[str], expected: str):
+    with pytest.raises(ConfigError, match=expected):
+        load_config(None, [*MINIMAL, *overrides])
 
 
 def test_written_configuration_reads_back_equal_and_differences_are_named(tmp_path):
@@ -100,6 +130,6 @@ def test_written_configuration_reads_back_equal_and_differences_are_named(tmp_pa
 
 
 def test_every_option_is_documented():
-    for section in [RunConfig, *(RunConfig.model_fields[name].annotation for name in ("data", "model", "training"))]:
+    for section in [RunConfig, DataConfig, TrainingConfig, *(own.config for own in ARCHITECTURES.values())]:
         for name in section.model_fields:
             assert f"{name}:" in section.__doc__ or f"`{name}`" in section.__doc__, (section, name)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tdn.training.config import RunConfig
 from tdn.training.logs import Reporter
 from tdn.training.run import train
 
@@ -66,6 +67,15 @@ def test_ctrl_c_and_resume_give_the_same_bits_and_the_same_rows(clusters: Path, 
     train(run_config(clusters, tmp_path / "cut", **options), resume=True)
     assert_same_bits(tmp_path / "whole" / "model.tdn", tmp_path / "cut" / "model.tdn")
     assert rows_without_time(tmp_path / "whole") == rows_without_time(tmp_path / "cut")
+
+
+def test_dropout_goes_on_where_it_was_interrupted(clusters: Path, tmp_path: Path):
+    model = {"architecture": "PaperTDN", "num_channels": 4, "num_layers": 1, "num_heads": 2, "num_gaussians": 4}
+    contents = {name: {**run_content(clusters, tmp_path / name), "model": model} for name in ("whole", "cut")}
+    train(RunConfig.parse(contents["whole"]))
+    assert train(RunConfig.parse(contents["cut"]), StopAfter()).steps == 5
+    train(RunConfig.parse(contents["cut"]), resume=True)
+    assert_same_bits(tmp_path / "whole" / "model.tdn", tmp_path / "cut" / "model.tdn")
 
 
 def test_resuming_where_nothing_is_yet_starts_a_run(clusters: Path, tmp_path: Path):

@@ -18,9 +18,13 @@ from ase.calculators.emt import EMT
 from ase.io import read, write
 
 from oc_files import is2re_record, slabs, write_records
+from tdn.data.reading import read_frames
 from tdn.errors import ConfigError, DataError, ModelFileError
+from tdn.evaluation.evaluate import evaluate
 from tdn.graph import AtomGraph
 from tdn.modelfile import load_model, read_header
+from tdn.models.architectures import build_potential
+from tdn.models.paper_potential import PaperPotential
 from tdn.structure import Structure
 from tdn.training.config import RunConfig
 from tdn.training.logs import COLUMNS, Reporter
@@ -327,3 +331,22 @@ def test_relaxed_energies_are_learnt_from_initial_structures(tmp_path: Path):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert "linear reference" in summary["reference_energies"]
     train(RunConfig.parse(yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())), resume=True)
+
+
+@pytest.mark.parametrize(("forces", "energy"), [("direct", "per_atom"), ("gradient", "extensive")])
+def test_the_papers_network_trains_with_a_force_head_and_with_gradients(
+    clusters: Path, tmp_path: Path, forces: str, energy: str
+):
+    content = run_content(clusters, tmp_path / "run", max_steps=120, lr=1e-2, validate_every=120, energy_weight=0.1)
+    content["model"] = {
+        **{"architecture": "PaperTDN", "num_channels": 8, "num_layers": 1, "num_heads": 2, "num_gaussians": 16},
+        **{"forces": forces, "energy": energy, "r_max": 4.0, "dropout": 0.0},
+    }
+    result = train(RunConfig.parse(content))
+    potential = load_model(result.model_path)
+    assert isinstance(potential, PaperPotential)
+    assert potential.config.avg_num_nodes == pytest.approx(4.0, abs=0.3)
+    frames = read_frames(clusters).structures
+    untrained = build_potential(potential.config, {1: 0.0, 6: 0.0}, potential.scale).eval()
+    maes = [evaluate(p, frames).overall.forces.mae for p in (potential, untrained)]
+    assert maes[0] < 0.8 * maes[1]

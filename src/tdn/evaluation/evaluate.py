@@ -29,7 +29,8 @@ class FramePrediction:
     Attributes:
         energy: Total energy, eV.
         forces: eV/Å, float64 `[n, 3]`.
-        stress: eV/Å³, ASE's sign, float64 `[3, 3]`; None if the structure is not periodic in all directions.
+        stress: eV/Å³, ASE's sign, float64 `[3, 3]`; None if the structure is not periodic in all directions
+            or the potential predicts none.
     """
 
     energy: float
@@ -165,7 +166,9 @@ def split(prediction: Prediction, structures: Sequence[Structure]) -> list[Frame
     stress = prediction.stress.detach().cpu().double().numpy()
     ends = np.cumsum([len(s) for s in structures])
     return [
-        FramePrediction(float(energy[k]), own, stress[k] if s.volume is not None else None)
+        FramePrediction(
+            float(energy[k]), own, stress[k] if s.volume is not None and not np.isnan(stress[k]).all() else None
+        )
         for k, (s, own) in enumerate(zip(structures, np.split(forces, ends[:-1]), strict=True))
     ]
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Discriminator, Tag
 
 from tdn.errors import ConfigError
 from tdn.models.config import ModelConfig
+from tdn.models.paper import PaperTDNConfig
+from tdn.models.paper_potential import PaperPotential
 from tdn.models.potential import Potential
 from tdn.models.tdn import TDNConfig
 
@@ -20,7 +24,10 @@ class Architecture(NamedTuple):
     potential: type[Potential]
 
 
-ARCHITECTURES = {"TDN": Architecture(TDNConfig, Potential)}
+ARCHITECTURES = {
+    "TDN": Architecture(TDNConfig, Potential),
+    "PaperTDN": Architecture(PaperTDNConfig, PaperPotential),
+}
 
 
 def _name(content: Any) -> str:
@@ -28,7 +35,14 @@ def _name(content: Any) -> str:
     return content.get("architecture", DEFAULT) if isinstance(content, dict) else content.architecture
 
 
-ModelChoice = TDNConfig
+ModelChoice = Annotated[
+    Annotated[TDNConfig, Tag("TDN")] | Annotated[PaperTDNConfig, Tag("PaperTDN")],
+    Discriminator(
+        _name,
+        custom_error_type="no_architecture",
+        custom_error_message=f"no such architecture, there are {', '.join(ARCHITECTURES)}",
+    ),
+]
 """A field of a configuration that holds any architecture, chosen by `architecture`."""
 
 

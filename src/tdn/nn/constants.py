@@ -23,10 +23,12 @@ class Constants(nn.Module):
         self.set_constants(values)
 
     def set_constants(self, values: Mapping[str, NDArray]) -> None:
-        """Hold `values` from now on, in the default dtype."""
+        """Hold `values` from now on, in the precision and on the device of those that they replace."""
         self._float64 = dict(values)
         for name, value in self._float64.items():
-            self.register_buffer(name, torch.tensor(value, dtype=torch.get_default_dtype()), persistent=False)
+            old = getattr(self, name, None)
+            dtype, device = (torch.get_default_dtype(), None) if old is None else (old.dtype, old.device)
+            self.register_buffer(name, torch.tensor(value, dtype=dtype, device=device), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         super()._apply(fn, recurse)

@@ -9,8 +9,11 @@ Features are `[(lmax + 1)², atoms, channels]`, degree by degree, in e3nn's basi
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tdn.cp.couplings import PathParity
@@ -21,8 +24,23 @@ from tdn.nn.kernels import EdgeIndex, convolve, gather, scatter_sum
 from tdn.nn.radial import RadialTable
 
 
-class Factors(Constants):
-    """The arrays of a factor table as buffers; a model file stores the tables themselves, once, in float64.
+class TableModule(Constants):
+    """Base of modules that compute with a factor table, which a model file stores once, in float64."""
+
+    table: FactorTable
+
+    @abstractmethod
+    def arrays(self, table: FactorTable) -> dict[str, NDArray[np.float64]]:
+        """The arrays that the module computes with."""
+
+    def set_table(self, table: FactorTable) -> None:
+        """Compute with `table` from now on; it may have another rank, but must have the same degrees."""
+        self.table = table
+        self.set_constants(self.arrays(table))
+
+
+class Factors(TableModule):
+    """The arrays of a factor table.
 
     The output factor is scaled by `sqrt(2 l3 + 1)`, so that component-normalised inputs give outputs of order one.
 
@@ -47,14 +65,11 @@ class Factors(Constants):
         self.dense = dense
         self.set_table(table)
 
-    def set_table(self, table: FactorTable) -> None:
-        """Compute with `table` from now on; it may have another rank, but must have the same degrees."""
-        self.table = table
+    def arrays(self, table: FactorTable) -> dict[str, NDArray[np.float64]]:
+        """The factors, and the dense tensor if asked for."""
         scale = np.sqrt(2.0 * degrees(table.lmax_out).numpy() + 1.0)
-        values = {"in1": table.in1.T.copy(), "in2": table.in2, "out": table.out * scale[:, None]}
-        if self.dense:
-            values["coupling"] = table.coupling() * scale
-        self.set_constants(values)
+        arrays = {"in1": table.in1.T.copy(), "in2": table.in2, "out": table.out * scale[:, None]}
+        return arrays | ({"coupling": table.coupling() * scale} if self.dense else {})
 
 
 class CPProduct(nn.Module):

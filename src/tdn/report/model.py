@@ -12,14 +12,14 @@ from ase.data import chemical_symbols
 
 from tdn.cp.tables import FactorTable
 from tdn.models.potential import Potential
-from tdn.nn.tensor_product import Factors
+from tdn.nn.tensor_product import TableModule
 from tdn.report.content import Rows
 from tdn.version import __version__
 
 
 def factor_tables(potential: Potential) -> tuple[FactorTable, ...]:
     """The factor tables that the model computes with, each once."""
-    found = {module.table.digest: module.table for module in potential.modules() if isinstance(module, Factors)}
+    found = {module.table.digest: module.table for module in potential.modules() if isinstance(module, TableModule)}
     return tuple(sorted(found.values(), key=lambda table: (table.shape, table.rank)))
 
 

@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from tdn.config import StrictConfig
 from tdn.data.ocp import OCPOptions, read_oc20_references
 from tdn.errors import ConfigError
-from tdn.models.architectures import ARCHITECTURES, ModelChoice
+from tdn.models.architectures import ARCHITECTURES, DEFAULT, ModelChoice
 from tdn.models.tdn import TDNConfig
 
 DEFAULT_STEPS = 20_000
@@ -243,14 +243,18 @@ class RunConfig(StrictConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _start_gently(cls, content: Any) -> Any:
-        """A trained model is lost in the first steps at the learning rate of fresh weights."""
-        if not isinstance(content, dict) or not content.get("start"):
+    def _set_learning_rate(cls, content: Any) -> Any:
+        """Defaults that suit the architecture; a trained model is lost in the first steps at the rate of fresh weights."""
+        if not isinstance(content, dict):
             return content
-        training = content.get("training") or {}
-        if not isinstance(training, dict):
+        model, training = content.get("model") or {}, content.get("training") or {}
+        if not isinstance(model, dict) or not isinstance(training, dict):
             return content
-        return {**content, "training": {"lr": FINE_TUNING_LR, **training}}
+        chosen = ARCHITECTURES.get(model.get("architecture", DEFAULT))
+        defaults = dict(chosen.config.TRAINING) if chosen else {}
+        if content.get("start"):
+            defaults["lr"] = min(defaults.get("lr", FINE_TUNING_LR), FINE_TUNING_LR)
+        return {**content, "training": {**defaults, **training}} if defaults else content
 
 
 # Section -> its keys; those of all architectures count as keys of `model`.

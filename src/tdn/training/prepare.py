@@ -175,6 +175,8 @@ def _read_parts(config: RunConfig, say: Callable[[str], None]) -> dict[str, Fram
 def _read(data: DataConfig, files: str | list[str], config: RunConfig) -> FrameSet:
     """One part; energies are always required, forces unless they are switched off or have no weight."""
     keys = label_keys(data)
+    if not config.model.predicts_stress:
+        keys = replace(keys, stress="none")
     with_forces = keys.forces != "none" and config.training.forces_weight
     required = ("energy", "forces") if with_forces else ("energy",)
     return read_frames(files, keys, required=required, allow_partial=data.allow_partial, ocp=data.ocp.options())

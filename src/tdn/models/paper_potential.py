@@ -1,0 +1,108 @@
+"""`PaperPotential`: the potential around a `PaperTDN`, with its ways of energies and forces."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tdn.graph import AtomGraph, Prediction
+from tdn.models.compiled import CompiledCore
+from tdn.models.paper import PaperTDN, PaperTDNConfig
+from tdn.models.potential import BINDING_SHARPNESS, Potential, assemble
+from tdn.nn.kernels import gather, scatter_sum
+from tdn.nn.radial import polynomial_envelope
+
+
+class PaperPotential(Potential):
+    """Energies and forces of a `PaperTDN`, as published or repaired.
+
+    With `energy: per_atom` the sum of the network's outputs over the atoms of a structure, over the root of
+    `avg_num_nodes`, is its energy *per atom* above the references: `E = sum_i [E0(Z_i) + shift(Z_i)] + N y`. With
+    `extensive`, `E` is that of `Potential`. Arguments as `Potential`.
+    """
+
+    config: PaperTDNConfig
+
+    def build_network(self) -> nn.Module:
+        """A `PaperTDN` with fresh weights."""
+        return PaperTDN(self.config, self.elements)
+
+    def train(self, mode: bool = True) -> PaperPotential:
+        """Switch between training and evaluation; compiled code has the dropout of one of them in it."""
+        if mode != self.training and self.config.dropout:
+            self._core = None
+        return super().train(mode)
+
+    def visible(self, graph: AtomGraph) -> AtomGraph:
+        """The graph with the neighbours that the network sees."""
+        limit = self.config.max_neighbors
+        if limit is None or not graph.num_edges or int(graph.receivers.bincount().max()) <= limit:
+            return graph
+        return graph.nearest(limit) if self.config.truncation == "nearest" else graph.first(limit)
+
+    def atomic_energies(self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
+        """Energy of every atom above its reference, eV, `[N]`; with `per_atom`, its part of the energy per atom."""
+        return self._energies(self.network(vectors, species, senders, receivers)[0], vectors, species, receivers)
+
+    def energies_above_reference(self, graph: AtomGraph) -> Tensor:
+        """See `Potential`."""
+        graph = self.visible(graph)
+        return self._totals(graph, super().energies_above_reference(graph))
+
+    def forward(self, graph: AtomGraph) -> Prediction:
+        """Energies, forces and stress of the structures in `graph`; the stress is NaN with direct forces."""
+        graph = self.visible(graph)
+        species = self.element_index[graph.numbers]
+        vectors = graph.edge_vectors()
+        arguments = (vectors.to(self.dtype), species, graph.senders, graph.receivers)
+        references = self.reference_energies[species]
+        if self.config.forces == "gradient":
+            energies, edge_forces = self.energies_and_edge_forces(*arguments, create_graph=self.training)
+            energies = self._totals(graph, energies)
+            return assemble(graph, vectors, energies if self.training else energies.detach(), edge_forces, references)
+        with torch.set_grad_enabled(self.training):
+            energies, forces = self._energies_and_forces(*arguments)
+            total = self._totals(graph, energies).double() + references
+        energy = total.new_zeros(graph.num_graphs).index_add(0, graph.batch, total)
+        stress = forces.new_full((graph.num_graphs, 3, 3), torch.nan)
+        return Prediction(energy=energy, energies=total, forces=forces, stress=stress)
+
+    def _energies_and_forces(
+        self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Of every atom, `[N]` and `[N, 3]`, by the head; compiled if asked for."""
+        if not self._compile or vectors.shape[0] < 2 or species.shape[0] < 2:
+            return self._eager_energies_and_forces(vectors, species, senders, receivers)
+        if self._core is None:
+            self._core = CompiledCore(self, self._eager_energies_and_forces)
+        return self._core(vectors, species, senders, receivers)
+
+    def _eager_energies_and_forces(
+        self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor, create_graph: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        energies, forces = self.network(vectors, species, senders, receivers)
+        bound = self._bound(vectors, species, receivers)
+        # The public code has no forces for atoms without neighbours.
+        return self._energies(energies, vectors, species, receivers), self.scale * forces * bound[:, None]
+
+    def _bound(self, vectors: Tensor, species: Tensor, receivers: Tensor) -> Tensor:
+        """How much the network's energy of an atom counts, `[N]`: nothing for a lone atom."""
+        if self.config.lone_atoms == "kept":
+            envelope = polynomial_envelope(vectors.square().sum(-1).sqrt(), self.r_max)
+            return -torch.expm1(-BINDING_SHARPNESS * scatter_sum(envelope, receivers, species.shape[0]))
+        return scatter_sum(torch.ones_like(vectors[:, 0]), receivers, species.shape[0]).clamp(max=1.0)
+
+    def _energies(self, energies: Tensor, vectors: Tensor, species: Tensor, receivers: Tensor) -> Tensor:
+        bound = self._bound(vectors, species, receivers)
+        if self.config.energy == "per_atom":
+            return bound * (self.scale * self.config.avg_num_nodes**-0.5) * energies
+        return bound * self.scale * (energies + gather(self.shift, species))
+
+    def _totals(self, graph: AtomGraph, energies: Tensor) -> Tensor:
+        """Energies of the atoms from what `atomic_energies` gives."""
+        if self.config.energy == "extensive":
+            return energies
+        sizes = torch.bincount(graph.batch, minlength=graph.num_graphs).to(energies.dtype)
+        bound = torch.zeros_like(energies).index_fill(0, graph.receivers, 1.0)
+        shifts = self.scale * gather(self.shift, self.element_index[graph.numbers])
+        return energies * sizes[graph.batch] + bound * shifts
