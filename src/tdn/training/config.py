@@ -244,7 +244,7 @@ class RunConfig(StrictConfig):
     @model_validator(mode="before")
     @classmethod
     def _set_learning_rate(cls, content: Any) -> Any:
-        """Defaults that suit the architecture; at the rate of fresh weights a trained model is lost in the first steps."""
+        """Defaults that suit the architecture, and a trained model, which is lost at the rate of fresh weights."""
         if not isinstance(content, dict):
             return content
         model, training = content.get("model") or {}, content.get("training") or {}
