@@ -63,6 +63,41 @@ def test_forces_and_stress_have_ase_order_and_sign() -> None:
     np.testing.assert_allclose(stress, calculate_numerical_stress(atoms, eps=1e-5), atol=1e-6)
 
 
+def test_stresses_of_atoms_add_up_to_the_stress() -> None:
+    atoms = attached(crystal())
+    stress = atoms.get_stress()
+    stresses = atoms.get_stresses()
+    assert stresses.shape == (len(atoms), 6)
+    np.testing.assert_allclose(stresses.sum(axis=0), stress, rtol=1e-10)
+    assert np.ptp(stresses, axis=0).min() > 1e-5, "equal parts would tell nothing"
+    np.testing.assert_allclose(atoms.get_stress(), stress, rtol=0)
+    with pytest.raises(PropertyNotImplementedError, match="periodic in all three directions"):
+        attached(molecule("H2O")).get_stresses()
+
+
+def test_stresses_of_a_committee_are_the_mean() -> None:
+    both = crystal()
+    both.calc = TDNCalculator([make_potential(0), make_potential(1)])
+    parts = []
+    for seed in (0, 1):
+        alone = crystal()
+        alone.calc = TDNCalculator(make_potential(seed))
+        parts.append(alone.get_stresses())
+    np.testing.assert_allclose(both.get_stresses(), np.mean(parts, axis=0), rtol=1e-10)
+
+
+def test_hessian_is_symmetric_and_the_derivative_of_the_forces() -> None:
+    atoms = attached(molecule("H2O"))
+    matrix = atoms.calc.get_hessian(atoms)
+    ends = []
+    for sign in (1, -1):
+        moved = atoms.copy()
+        moved.calc = atoms.calc
+        moved.positions[1, 2] += sign * 1e-4
+        ends.append(moved.get_forces().ravel())
+    np.testing.assert_allclose(matrix[5], (ends[1] - ends[0]) / 2e-4, atol=1e-5 * np.abs(matrix).max())
+
+
 @pytest.mark.parametrize("pbc", [False, (True, True, False)])
 def test_stress_of_a_structure_that_is_not_fully_periodic_is_refused(pbc: object) -> None:
     atoms = attached(molecule("H2O", vacuum=4.0))

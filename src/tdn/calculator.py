@@ -18,6 +18,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from tdn.devices import choose_device
 from tdn.errors import DataError
 from tdn.graph import AtomGraph
+from tdn.interfaces.engine import EngineCore
 from tdn.modelfile import load_model
 from tdn.models.potential import Potential
 from tdn.neighbors import SHORTEST_DISTANCE, neighbor_list
@@ -86,7 +87,9 @@ class TDNCalculator(Calculator):
 
     Results are in ASE's units and conventions: eV, eV/Å, stress in eV/Å³ as (xx, yy, zz, yz, xz, xy), tension positive.
     `energy` and `free_energy` are the same number; `energies` holds the energy of every atom, reference energy
-    included. Stress exists only for structures that are periodic in all three directions.
+    included. Stress exists only for structures that are periodic in all three directions; `stresses` holds the part of
+    every atom, whose sum is the stress: half of an edge's virial belongs to either end. They cost another evaluation,
+    and only where they are asked for.
 
     For a committee the results are means over its members, and `calc.results` has the spread besides (population
     standard deviations): `energy_std` in eV, `energies_std` `[n]` in eV, and `forces_std` `[n]` in eV/Å, the root of
@@ -107,7 +110,7 @@ class TDNCalculator(Calculator):
         ModelFileError: If a file is missing, damaged or not a model.
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress"]
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress", "stresses"]
 
     def __init__(
         self,
@@ -148,12 +151,13 @@ class TDNCalculator(Calculator):
         super().calculate(atoms, list(properties), list(system_changes))
         structure = Structure.from_ase(cast(Atoms, self.atoms))
         periodic = bool(structure.pbc.all())
-        if "stress" in properties and not periodic:
+        asked = {"stress", "stresses"} & set(properties)
+        if asked and not periodic:
             raise PropertyNotImplementedError(
                 f"Stress needs a structure that is periodic in all three directions; {structure.formula} has "
                 f"pbc={structure.pbc.tolist()}. Set atoms.pbc = True with a cell, or do not ask for stress."
             )
-        if "stress" in properties and not self._predicts_stress:
+        if asked and not self._predicts_stress:
             raise PropertyNotImplementedError("This model predicts forces by themselves and has no stress.")
         self.potentials[0].check_elements(structure.numbers)
         graph = self.neighbors.graph(structure).to(self.potentials[0].device)
@@ -165,8 +169,27 @@ class TDNCalculator(Calculator):
         }  # fmt: skip
         if periodic and self._predicts_stress:
             self.results["stress"] = full_3x3_to_voigt_6_stress(mean["stress"][0])
+        if "stresses" in asked:
+            self.results["stresses"] = full_3x3_to_voigt_6_stress(-self._virials(graph) / cast(float, structure.volume))
         if len(members) > 1:
             self.results |= _spread(members)
+
+    def get_hessian(self, atoms: Atoms) -> np.ndarray:
+        """Second derivatives of the energy, eV/Å², `[3n, 3n]`, a committee's mean; use `dtype="float64"`.
+
+        Raises:
+            DataError: If the potential is not conservative, or the structure cannot be used.
+        """
+        from tdn.simulation.hessian import hessian
+
+        structure = Structure.from_ase(atoms)
+        return np.mean([hessian(potential, structure) for potential in self.potentials], axis=0)
+
+    def _virials(self, graph: AtomGraph) -> np.ndarray:
+        """Virials of the atoms, eV, `[n, 3, 3]`, a committee's mean."""
+        shifts = torch.einsum("ek,kc->ec", graph.shifts, graph.cell[0])
+        arguments = (graph.positions, graph.numbers, graph.senders, graph.receivers, shifts)
+        return np.mean([EngineCore(p)(*arguments)[2].detach().cpu().numpy() for p in self.potentials], axis=0)
 
     @property
     def _predicts_stress(self) -> bool:
