@@ -40,11 +40,11 @@ def lennard_jones() -> LennardJones:
     return LennardJones()
 
 
-def make_network(seed: int = 0) -> Potential:
+def make_network(seed: int = 0, scale: float = 1.5) -> Potential:
     """A real, untrained network in float64 for H, C and O."""
     torch.manual_seed(seed)
     config = TDNConfig(num_channels=8, num_layers=2, r_max=4.0, radial_hidden=(16,))
-    return Potential(config, {1: -13.6, 6: -1029.0, 8: -2042.0}, scale=1.5).double().eval()
+    return Potential(config, {1: -13.6, 6: -1029.0, 8: -2042.0}, scale=scale).double().eval()
 
 
 @pytest.fixture
