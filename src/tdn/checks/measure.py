@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,10 @@ class CheckResult:
     def within_limit(self) -> bool:
         """Whether the property holds, claimed or not."""
         return self.measured <= self.limit
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types; `measured` is None where it is no finite number."""
+        return asdict(self) | {"measured": self.measured if np.isfinite(self.measured) else None}
 
 
 def make_result(name: str, values: Sequence[float] | Array, limit: float, unit: str, detail: str) -> CheckResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,7 +78,7 @@ def check(
     for reason in dict.fromkeys(potential.config.not_claimed.values()):
         if not quiet:
             typer.echo(f"not claimed: {reason}", err=True)
-    write_json_option(json, {"passed": not failed, "checks": [asdict(result) for result in results]})
+    write_json_option(json, {"passed": not failed, "checks": [result.to_dict() for result in results]})
     if failed:
         raise typer.Exit(1)
 

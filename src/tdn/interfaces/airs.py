@@ -6,8 +6,10 @@ own, since the network was trained around them. Energies are above the reference
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tdn.cp.couplings import coupling_paths
+from tdn.cp.projection import equivariant_part
 from tdn.cp.tables import FactorTable
 from tdn.data.pubchemqcr import ATOM_ENERGIES, CONSTANTS
 from tdn.errors import ModelFileError
@@ -27,14 +30,15 @@ _FACTORS = ("cp_a", "cp_b", "cp_c")  # of node features, harmonics, output
 _OLD_FACTORS = ("cp_u", "cp_v", "cp_t")
 
 
-def import_airs(path: str | os.PathLike[str], averaged: bool = False, **options: Any) -> PaperPotential:
+def read_airs(path: str | os.PathLike[str], averaged: bool = False, **options: Any) -> PaperPotential:
     """Read a checkpoint and build the potential that computes what the public code computes with it.
 
     Args:
         path: Bare state dict (`*_best_model_*.pth`) or training checkpoint (`*_checkpoint_*.pth`).
         averaged: Take the moving average of the weights, which training checkpoints with EMA hold, and not the weights.
         options: Fields of `PaperTDNConfig` that the file does not tell, such as `r_max`, `max_neighbors`,
-            `avg_num_nodes`, `avg_degree` and `forces`, and repairs.
+            `avg_num_nodes`, `avg_degree` and `forces`, and repairs. `products: exact` takes the equivariant part of the
+            file's products, which is exact under rotations.
 
     Raises:
         ModelFileError: If the file is no such checkpoint, with what is wrong in it.
@@ -47,6 +51,12 @@ def import_airs(path: str | os.PathLike[str], averaged: bool = False, **options:
     with torch.no_grad():
         _fill(potential, state, str(path))
     return potential.eval()
+
+
+def describe_source(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Name and fingerprint of a checkpoint, for the metadata of a model file."""
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return {"imported_from": Path(path).name, "sha256": digest, "reference_energies": "atoms of PubChemQCR"}
 
 
 def read_state(path: str | os.PathLike[str], averaged: bool = False) -> dict[str, Tensor]:
@@ -137,9 +147,10 @@ def _fill(potential: PaperPotential, state: State, path: str) -> None:
     products = {name: module for name, module in network.named_modules() if isinstance(module, TableProduct)}
     for name, product in products.items():
         source = _product_source(name)
-        product.set_table(_table(state, source, potential.config.lmax, path))
+        table = _table(state, source, potential.config.lmax, path)
+        product.set_table(equivariant_part(table) if potential.config.products == "exact" else table)
         used |= {f"{source}.{factor}" for factor in _FACTORS}
-    heads = ("force_head.", "force_proj.") if potential.config.forces == "gradient" else ()
+    heads = ("force_head.", "force_proj.") if potential.config.forces != "direct" else ()
     unknown = [key for key in state if key not in used and not key.startswith(heads or ("\0",))]
     if unknown:
         raise ModelFileError(f"{path} has tensors that the public network has not: {', '.join(unknown[:4])}.")

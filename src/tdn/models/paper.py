@@ -41,11 +41,15 @@ class PaperTDNConfig(ModelConfig):
         avg_num_nodes: Scale of the sum over atoms where energies are `per_atom`; training sets it from its data.
         avg_degree: Scale of the degree embedding; training sets it from its data.
         num_atom_types: Elements of the embedding: atomic numbers below this.
-        energy: `per_atom` as published: the sum over atoms stands for the energy per atom; or `extensive`.
-        forces: `direct` by a head of their own as published, or `gradient` of the network's output.
+        energy: `per_atom` as published: the sum over the atoms of a structure stands for its energy per atom;
+            `per_fragment`: the same for every fragment that no neighbours connect to others; or `extensive`.
+        forces: `direct` by a head of their own as published; `gradient` of the network's output, which with energies
+            per atom lacks their number, as in the public code; or `conservative`, the gradient of the energy.
         products: `cp` for the fits of rank 7 L², `exact` for exact factors, `cg` for exact Clebsch-Gordan tensors with
             shared path weights ("w/o CP"), `cg_paths` with a weight for every path ("w/o CP+PS").
         parity: `all` paths as published, SO(3), or `natural` ones, O(3).
+        mirror_average: Average over the structure and its mirror image, which makes any network blind to the
+            difference, at twice the cost.
         shared_linear: One channel matrix for all degrees ("PS-Linear"), or one a degree.
         envelope: Let all that an edge contributes vanish smoothly at the cutoff; published without.
         lone_atoms: `deleted` as published: an atom counts as soon as it has a neighbour; or `kept`, which leads its
@@ -65,10 +69,11 @@ class PaperTDNConfig(ModelConfig):
     avg_num_nodes: float = Field(default=36.6, gt=0)
     avg_degree: float = Field(default=18.6, gt=0)
     num_atom_types: int = Field(default=80, ge=2, le=119)
-    energy: Literal["per_atom", "extensive"] = "per_atom"
-    forces: Literal["direct", "gradient"] = "direct"
+    energy: Literal["per_atom", "per_fragment", "extensive"] = "per_atom"
+    forces: Literal["direct", "gradient", "conservative"] = "direct"
     products: Products = "cp"
     parity: Literal["natural", "all"] = "all"
+    mirror_average: bool = False
     shared_linear: bool = True
     envelope: bool = False
     lone_atoms: Literal["deleted", "kept"] = "deleted"
@@ -83,19 +88,19 @@ class PaperTDNConfig(ModelConfig):
             raise ValueError(f"num_channels {self.num_channels} must be a multiple of num_heads {self.num_heads}")
         if self.parity == "natural" and self.products == "cp":
             raise ValueError("parity: natural has exact factors of lower rank than any fit: set products: exact")
-        if self.lone_atoms == "kept" and self.energy == "per_atom":
+        if self.lone_atoms == "kept" and self.energy != "extensive":
             raise ValueError("lone_atoms: kept needs energy: extensive")
         return self
 
     @property
     def conservative(self) -> bool:
         """Whether forces are minus the gradient of the total energy."""
-        return self.forces == "gradient" and self.energy == "extensive"
+        return self.forces == "conservative" or (self.forces == "gradient" and self.energy == "extensive")
 
     @property
     def predicts_stress(self) -> bool:
         """A head of forces has no virial."""
-        return self.forces == "gradient"
+        return self.forces != "direct"
 
     @property
     def not_claimed(self) -> Mapping[str, str]:
@@ -104,13 +109,13 @@ class PaperTDNConfig(ModelConfig):
         if self.products == "cp":
             fit = "fitted factors: turned structures get slightly different energies (products: cp)"
             broken |= {"rotation": fit, "reflection": fit}
-        if self.parity == "all":
+        if self.parity == "all" and not self.mirror_average:
             broken["reflection"] = "no mirror symmetry: mirror images get different energies (parity: all)"
         if self.forces == "direct":
             head = "forces are not the gradient of the energy: dynamics do not conserve it (forces: direct)"
             broken |= {"forces": head, "stress": "no stress (forces: direct)", "NVE drift": head}
-        elif self.energy == "per_atom":
-            scale = "forces are the gradient of the energy per atom, not of the energy (energy: per_atom)"
+        elif not self.conservative:
+            scale = "forces are the gradient of the energy per atom, not of the energy (forces: gradient)"
             broken |= {"forces": scale, "stress": scale, "NVE drift": scale}
         if self.energy == "per_atom":
             sizes = "energies are not size-extensive: far fragments feel each other (energy: per_atom)"
@@ -133,7 +138,8 @@ class PaperTDNConfig(ModelConfig):
     @property
     def facts(self) -> tuple[tuple[str, str], ...]:
         """Products, symmetry, energies and forces."""
-        symmetry = {"natural": "O(3): rotations and reflections", "all": "SO(3): rotations only"}[self.parity]
+        mirror = self.parity == "natural" or self.mirror_average
+        symmetry = "O(3): rotations and reflections" if mirror else "SO(3): rotations only"
         if self.products == "cp":
             symmetry += ", approximately"
         return (

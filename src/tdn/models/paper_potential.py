@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tdn.errors import ConfigError
 from tdn.graph import AtomGraph, Prediction
 from tdn.models.compiled import CompiledCore
 from tdn.models.paper import PaperTDN, PaperTDNConfig
@@ -18,7 +20,8 @@ class PaperPotential(Potential):
 
     With `energy: per_atom` the sum of the network's outputs over the atoms of a structure, over the root of
     `avg_num_nodes`, is its energy *per atom* above the references: `E = sum_i [E0(Z_i) + shift(Z_i)] + N y`. With
-    `extensive`, `E` is that of `Potential`. Arguments as `Potential`.
+    `per_fragment`, the same holds for every connected fragment, and energies of fragments add up; with `extensive`,
+    `E` is that of `Potential`. Arguments as `Potential`.
     """
 
     config: PaperTDNConfig
@@ -42,7 +45,8 @@ class PaperPotential(Potential):
 
     def atomic_energies(self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
         """Energy of every atom above its reference, eV, `[N]`; with `per_atom`, its part of the energy per atom."""
-        return self._energies(self.network(vectors, species, senders, receivers)[0], vectors, species, receivers)
+        energies, _ = self._network(vectors, species, senders, receivers)
+        return self._energies(energies, vectors, species, receivers)
 
     def energies_above_reference(self, graph: AtomGraph) -> Tensor:
         """See `Potential`."""
@@ -56,8 +60,10 @@ class PaperPotential(Potential):
         vectors = graph.edge_vectors()
         arguments = (vectors.to(self.dtype), species, graph.senders, graph.receivers)
         references = self.reference_energies[species]
-        if self.config.forces == "gradient":
+        if self.config.forces != "direct":
             energies, edge_forces = self.energies_and_edge_forces(*arguments, create_graph=self.training)
+            if self.config.conservative and self.config.energy != "extensive":
+                edge_forces = edge_forces * self._sizes(graph).to(edge_forces)[graph.receivers, None]
             energies = self._totals(graph, energies)
             return assemble(graph, vectors, energies if self.training else energies.detach(), edge_forces, references)
         with torch.set_grad_enabled(self.training):
@@ -80,10 +86,37 @@ class PaperPotential(Potential):
     def _eager_energies_and_forces(
         self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor, create_graph: bool = False
     ) -> tuple[Tensor, Tensor]:
-        energies, forces = self.network(vectors, species, senders, receivers)
+        energies, forces = self._network(vectors, species, senders, receivers)
+        assert forces is not None
         bound = self._bound(vectors, species, receivers)
         # The public code has no forces for atoms without neighbours.
         return self._energies(energies, vectors, species, receivers), self.scale * forces * bound[:, None]
+
+    def _network(
+        self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the network says, averaged over mirror images if asked for."""
+        energies, forces = self.network(vectors, species, senders, receivers)
+        if not self.config.mirror_average:
+            return energies, forces
+        # Inversion is a mirror and a half turn; the image's forces point the other way.
+        image_energies, image_forces = self.network(-vectors, species, senders, receivers)
+        return 0.5 * (energies + image_energies), None if forces is None else 0.5 * (forces - image_forces)
+
+    def eager_energies_and_edge_forces(
+        self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor, create_graph: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """See `Potential`.
+
+        Raises:
+            ConfigError: If forces come from a head of their own.
+        """
+        if self.config.forces == "direct":
+            raise ConfigError(
+                "This model's forces come from a head of their own (forces: direct), and engines that work on edges "
+                "need the derivative of the energy: use a model with forces: conservative."
+            )
+        return super().eager_energies_and_edge_forces(vectors, species, senders, receivers, create_graph)
 
     def _bound(self, vectors: Tensor, species: Tensor, receivers: Tensor) -> Tensor:
         """How much the network's energy of an atom counts, `[N]`: nothing for a lone atom."""
@@ -94,7 +127,7 @@ class PaperPotential(Potential):
 
     def _energies(self, energies: Tensor, vectors: Tensor, species: Tensor, receivers: Tensor) -> Tensor:
         bound = self._bound(vectors, species, receivers)
-        if self.config.energy == "per_atom":
+        if self.config.energy != "extensive":
             return bound * (self.scale * self.config.avg_num_nodes**-0.5) * energies
         return bound * self.scale * (energies + gather(self.shift, species))
 
@@ -102,7 +135,21 @@ class PaperPotential(Potential):
         """Energies of the atoms from what `atomic_energies` gives."""
         if self.config.energy == "extensive":
             return energies
-        sizes = torch.bincount(graph.batch, minlength=graph.num_graphs).to(energies.dtype)
         bound = torch.zeros_like(energies).index_fill(0, graph.receivers, 1.0)
         shifts = self.scale * gather(self.shift, self.element_index[graph.numbers])
-        return energies * sizes[graph.batch] + bound * shifts
+        return energies * self._sizes(graph).to(energies) + bound * shifts
+
+    def _sizes(self, graph: AtomGraph) -> Tensor:
+        """How many atoms there are in what an atom's part of the energy per atom is taken of, `[N]`."""
+        group = graph.batch if self.config.energy == "per_atom" else fragments(graph)
+        return torch.bincount(group)[group]
+
+
+def fragments(graph: AtomGraph) -> Tensor:
+    """Fragment of each atom, int64 `[N]`: atoms belong to the same one if a chain of neighbours connects them."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    senders, receivers = graph.senders.cpu().numpy(), graph.receivers.cpu().numpy()
+    adjacency = coo_array((np.ones(len(senders)), (senders, receivers)), shape=(graph.num_atoms, graph.num_atoms))
+    return torch.from_numpy(connected_components(adjacency, directed=False)[1]).to(graph.batch)

@@ -105,7 +105,7 @@ class DemoResult:
                 "ms_per_step": self.trajectory.ms_per_step,
                 "ns_per_day": self.trajectory.ns_per_day,
             },
-            "checks": [dataclasses.asdict(check) for check in self.checks],
+            "checks": [check.to_dict() for check in self.checks],
             "seconds": dict(self.seconds),
         }
 
