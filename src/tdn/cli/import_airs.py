@@ -122,8 +122,6 @@ def import_airs(
 
 def _check(potential: PaperPotential, quiet: bool) -> list[dict[str, Any]]:
     """The physics contract, on molecules of light elements."""
-    from dataclasses import asdict
-
     from tdn.checks import run_checks
 
     results = run_checks(potential, _molecules(potential), quick=True)
@@ -132,7 +130,7 @@ def _check(potential: PaperPotential, quiet: bool) -> list[dict[str, Any]]:
     for reason in dict.fromkeys(potential.config.not_claimed.values()):
         if not quiet:
             typer.echo(f"broken: {reason}")
-    return [asdict(result) for result in results]
+    return [result.to_dict() for result in results]
 
 
 def _verdict(result: CheckResult) -> str:
