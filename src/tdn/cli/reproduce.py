@@ -1,0 +1,118 @@
+"""`tdn reproduce`: results of 2507.01131, from the data sets that its users have to the rows of its tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tdn.cli.common import (
+    DeviceOption,
+    JsonOption,
+    QuietOption,
+    SeedOption,
+    ThreadsOption,
+    print_table,
+    write_json_option,
+)
+
+if TYPE_CHECKING:
+    from tdn.reproduce.is2re import Dataset, Reproduction
+    from tdn.training.logs import Reporter
+
+EPILOG = """Examples:
+
+tdn reproduce oc20-is2re --root oc20/ --output run
+
+torchrun --nproc-per-node 4 -m tdn reproduce oc20-is2re --root oc20/ --output run --resume
+
+tdn reproduce oc22-is2re --root oc22/ --output run --linear-reference oc22_linfit_coeffs.npz
+
+tdn reproduce oc20-is2re --root oc20/ --output small num_channels=64 num_layers=2 max_epochs=3"""
+
+app = typer.Typer(
+    no_args_is_help=True, help="Results of 2507.01131, from its data sets to the rows of its tables.", epilog=EPILOG
+)
+
+RootOption = Annotated[Path, typer.Option("--root", help="Folder of the unpacked download.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")]
+ChangesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the paper's set-up.")
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Remove the run in the output folder first.")]
+
+
+@app.callback()
+def _reproduce() -> None:
+    """Results of 2507.01131, from its data sets to the rows of its tables."""
+
+
+@app.command("oc20-is2re", epilog=EPILOG)
+def oc20_is2re(
+    root: RootOption,
+    output: OutputOption,
+    changes: ChangesArgument = None,
+    resume: ResumeOption = False,
+    overwrite: OverwriteOption = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = 0,
+    json_file: JsonOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Table 2: relaxed adsorption energies of OC20 from initial structures; needs train and the four val splits."""
+    from tdn.reproduce.is2re import reproduce_is2re
+
+    options = {"seed": seed, "device": device, "threads": threads}
+    found = reproduce_is2re(
+        "oc20", root, output, overrides=changes or [], options=options, resume=resume, overwrite=overwrite,
+        reporter=_reporter(quiet),
+    )  # fmt: skip
+    _show("oc20", found, json_file, quiet)
+
+
+@app.command("oc22-is2re", epilog=EPILOG)
+def oc22_is2re(
+    root: RootOption,
+    output: OutputOption,
+    changes: ChangesArgument = None,
+    linear_reference: Annotated[
+        str | None, typer.Option("--linear-reference", help="The published npz; fitted to the training set without.")
+    ] = None,
+    resume: ResumeOption = False,
+    overwrite: OverwriteOption = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = 0,
+    json_file: JsonOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Table 3: relaxed total energies of OC22 from initial structures; needs train and the two val splits."""
+    from tdn.reproduce.is2re import reproduce_is2re
+
+    options = {"seed": seed, "device": device, "threads": threads}
+    found = reproduce_is2re(
+        "oc22", root, output, linear_reference=linear_reference, overrides=changes or [], options=options,
+        resume=resume, overwrite=overwrite, reporter=_reporter(quiet),
+    )  # fmt: skip
+    _show("oc22", found, json_file, quiet)
+
+
+def _reporter(quiet: bool) -> Reporter | None:
+    from tdn.training.logs import ConsoleReporter
+
+    return None if quiet else ConsoleReporter()
+
+
+def _show(dataset: Dataset, found: Reproduction | None, json_file: Path | None, quiet: bool) -> None:
+    """The table, with the published numbers; nothing on processes other than the first."""
+    from tdn.reproduce.is2re import describe, table
+
+    if found is None:
+        return
+    print_table(*table(dataset, found), quiet)
+    if found.submission is not None and not quiet:
+        typer.echo(f"predictions for the test splits: {found.submission}")
+    write_json_option(json_file, describe(dataset, found))
