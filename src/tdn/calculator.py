@@ -159,6 +159,8 @@ class TDNCalculator(Calculator):
             )
         if asked and not self._predicts_stress:
             raise PropertyNotImplementedError("This model predicts forces by themselves and has no stress.")
+        if "forces" in properties and not all(potential.config.predicts_forces for potential in self.potentials):
+            raise PropertyNotImplementedError("This potential predicts energies alone (forces: none).")
         self.potentials[0].check_elements(structure.numbers)
         graph = self.neighbors.graph(structure).to(self.potentials[0].device)
         members = [_as_numpy(potential(graph)) for potential in self.potentials]
@@ -167,6 +169,8 @@ class TDNCalculator(Calculator):
         self.results = {
             "energy": energy, "free_energy": energy, "energies": mean["energies"], "forces": mean["forces"]
         }  # fmt: skip
+        if not all(potential.config.predicts_forces for potential in self.potentials):
+            del self.results["forces"]
         if periodic and self._predicts_stress:
             self.results["stress"] = full_3x3_to_voigt_6_stress(mean["stress"][0])
         if "stresses" in asked:

@@ -108,11 +108,12 @@ def _reporter(quiet: bool) -> Reporter | None:
 
 def _show(dataset: Dataset, found: Reproduction | None, json_file: Path | None, quiet: bool) -> None:
     """The table, with the published numbers; nothing on processes other than the first."""
-    from tdn.reproduce.is2re import describe, table
+    from tdn.reproduce.is2re import describe, tables
 
     if found is None:
         return
-    print_table(*table(dataset, found), quiet)
+    for table in tables(dataset, found):
+        print_table(*table, quiet)
     if found.submission is not None and not quiet:
         typer.echo(f"predictions for the test splits: {found.submission}")
     write_json_option(json_file, describe(dataset, found))

@@ -28,7 +28,7 @@ class FramePrediction:
 
     Attributes:
         energy: Total energy, eV.
-        forces: eV/Å, float64 `[n, 3]`.
+        forces: eV/Å, float64 `[n, 3]`; NaN if the potential predicts none.
         stress: eV/Å³, ASE's sign, float64 `[3, 3]`; None if the structure is not periodic in all directions
             or the potential predicts none.
     """
@@ -177,7 +177,7 @@ def tabulate(structures: Sequence[Structure], predictions: Sequence[FramePredict
     """Errors of all quantities over the frames that have their labels; forces of fixed atoms do not count."""
     pairs = list(zip(structures, predictions, strict=True))
     energies = [(p.energy, s.energy, len(s)) for s, p in pairs if s.energy is not None]
-    forces = [(p.forces[s.free], s.forces[s.free]) for s, p in pairs if s.forces is not None and s.free.any()]
+    forces = [(p.forces[s.free], s.forces[s.free]) for s, p in pairs if _has_forces(s, p) and s.forces is not None]
     stress = [(p.stress, s.stress) for s, p in pairs if s.stress is not None and p.stress is not None]
     total = per_atom = None
     if energies:
@@ -202,7 +202,7 @@ def tabulate_elements(structures: Sequence[Structure], predictions: Sequence[Fra
     labelled = [
         (p.forces[s.free], s.forces[s.free], s.numbers[s.free])
         for s, p in zip(structures, predictions, strict=True)
-        if s.forces is not None and s.free.any()
+        if _has_forces(s, p) and s.forces is not None
     ]
     if not labelled:
         return {}
@@ -213,6 +213,11 @@ def tabulate_elements(structures: Sequence[Structure], predictions: Sequence[Fra
         )
         for z in np.unique(numbers)
     }
+
+
+def _has_forces(structure: Structure, prediction: FramePrediction) -> bool:
+    """Whether there are forces to compare; some networks predict energies alone and give NaN."""
+    return structure.forces is not None and bool(structure.free.any()) and not bool(np.isnan(prediction.forces).all())
 
 
 def tabulate_config_types(

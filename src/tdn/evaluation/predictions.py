@@ -35,7 +35,7 @@ def _labelled_atoms(structure: Structure, prediction: FramePrediction):
     for prefix, labels in (("REF", structure), ("TDN", prediction)):
         if labels.energy is not None:
             atoms.info[f"{prefix}_energy"] = labels.energy
-        if labels.forces is not None:
+        if labels.forces is not None and not np.isnan(labels.forces).all():
             atoms.set_array(f"{prefix}_forces", np.asarray(labels.forces))
         if labels.stress is not None:
             atoms.info[f"{prefix}_stress"] = np.asarray(labels.stress)

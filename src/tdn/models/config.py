@@ -41,6 +41,26 @@ class ModelConfig(StrictConfig):
         return True
 
     @property
+    def predicts_forces(self) -> bool:
+        """Whether predictions have forces; where not, they are NaN."""
+        return True
+
+    @property
+    def nearest_neighbors(self) -> int | None:
+        """How many nearest neighbours of an atom the network sees, so that graphs need no others; None for all."""
+        return None
+
+    @property
+    def intensive(self) -> bool:
+        """Whether the sum of the network's outputs stands for an energy that does not grow with the structure."""
+        return False
+
+    @property
+    def output_scale(self) -> float | None:
+        """Output scale in eV that the configuration fixes; None leaves it to the training data."""
+        return None
+
+    @property
     def facts(self) -> tuple[tuple[str, str], ...]:
         """What reports say of this architecture besides its size, as label and value."""
         return ()

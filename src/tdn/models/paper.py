@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tdn.errors import ConfigError
 from tdn.models.config import ModelConfig
 from tdn.nn.attention import ComponentLinear, DegreeEmbedding, EdgeFeatures, GatedLinear, GraphAttention
+from tdn.nn.bond_order import bond_order
 from tdn.nn.edge_product import EdgeProduct, Products, make_product
 from tdn.nn.gaussian import GaussianBasis
 from tdn.nn.harmonics import spherical_harmonics
@@ -42,15 +43,21 @@ class PaperTDNConfig(ModelConfig):
         avg_degree: Scale of the degree embedding; training sets it from its data.
         num_atom_types: Elements of the embedding: atomic numbers below this.
         energy: `per_atom` as published: the sum over the atoms of a structure stands for its energy per atom;
-            `per_fragment`: the same for every fragment that no neighbours connect to others; or `extensive`.
+            `per_fragment`: the same for every fragment that no neighbours connect to others; `per_structure`: it stands
+            for the energy, such as an adsorption energy, normalised by `energy_mean` and `energy_std`; or `extensive`.
+        energy_mean: Of the energies above their references, eV; for `per_structure`.
+        energy_std: Output scale, eV; null takes it from the training data. For `per_structure`.
         forces: `direct` by a head of their own as published; `gradient` of the network's output, which with energies
-            per atom lacks their number, as in the public code; or `conservative`, the gradient of the energy.
+            per atom lacks their number, as in the public code; `conservative`, the gradient of the energy; or `none`
+            for energies that are none of the structure itself, such as those of relaxed structures from initial ones.
         products: `cp` for the fits of rank 7 L², `exact` for exact factors, `cg` for exact Clebsch-Gordan tensors with
             shared path weights ("w/o CP"), `cg_paths` with a weight for every path ("w/o CP+PS").
         parity: `all` paths as published, SO(3), or `natural` ones, O(3).
         mirror_average: Average over the structure and its mirror image, which makes any network blind to the
             difference, at twice the cost.
         shared_linear: One channel matrix for all degrees ("PS-Linear"), or one a degree.
+        bond_order_lmax: Add bond-orientational order parameters up to this degree to the embedding of an atom, as the
+            paper does for OC22; null for none.
         envelope: Let all that an edge contributes vanish smoothly at the cutoff; published without.
         lone_atoms: `deleted` as published: an atom counts as soon as it has a neighbour; or `kept`, which leads its
             energy to the reference smoothly.
@@ -69,12 +76,15 @@ class PaperTDNConfig(ModelConfig):
     avg_num_nodes: float = Field(default=36.6, gt=0)
     avg_degree: float = Field(default=18.6, gt=0)
     num_atom_types: int = Field(default=80, ge=2, le=119)
-    energy: Literal["per_atom", "per_fragment", "extensive"] = "per_atom"
-    forces: Literal["direct", "gradient", "conservative"] = "direct"
+    energy: Literal["per_atom", "per_fragment", "per_structure", "extensive"] = "per_atom"
+    energy_mean: float = 0.0
+    energy_std: float | None = Field(default=None, gt=0)
+    forces: Literal["direct", "gradient", "conservative", "none"] = "direct"
     products: Products = "cp"
     parity: Literal["natural", "all"] = "all"
     mirror_average: bool = False
     shared_linear: bool = True
+    bond_order_lmax: int | None = Field(default=None, ge=0, le=12)
     envelope: bool = False
     lone_atoms: Literal["deleted", "kept"] = "deleted"
     dropout: float = Field(default=0.2, ge=0, lt=1)
@@ -90,17 +100,40 @@ class PaperTDNConfig(ModelConfig):
             raise ValueError("parity: natural has exact factors of lower rank than any fit: set products: exact")
         if self.lone_atoms == "kept" and self.energy != "extensive":
             raise ValueError("lone_atoms: kept needs energy: extensive")
+        if self.energy != "per_structure" and (self.energy_mean or self.energy_std):
+            raise ValueError("energy_mean and energy_std belong to energy: per_structure")
         return self
 
     @property
     def conservative(self) -> bool:
         """Whether forces are minus the gradient of the total energy."""
-        return self.forces == "conservative" or (self.forces == "gradient" and self.energy == "extensive")
+        total = self.energy in ("extensive", "per_structure")
+        return self.forces == "conservative" or (self.forces == "gradient" and total)
 
     @property
     def predicts_stress(self) -> bool:
         """A head of forces has no virial."""
-        return self.forces != "direct"
+        return self.forces not in ("direct", "none")
+
+    @property
+    def predicts_forces(self) -> bool:
+        """A network of energies alone has none."""
+        return self.forces != "none"
+
+    @property
+    def nearest_neighbors(self) -> int | None:
+        """The limit, if it is one of the nearest."""
+        return self.max_neighbors if self.truncation == "nearest" else None
+
+    @property
+    def intensive(self) -> bool:
+        """As an adsorption energy."""
+        return self.energy == "per_structure"
+
+    @property
+    def output_scale(self) -> float | None:
+        """The given standard deviation."""
+        return self.energy_std
 
     @property
     def not_claimed(self) -> Mapping[str, str]:
@@ -114,12 +147,18 @@ class PaperTDNConfig(ModelConfig):
         if self.forces == "direct":
             head = "forces are not the gradient of the energy: dynamics do not conserve it (forces: direct)"
             broken |= {"forces": head, "stress": "no stress (forces: direct)", "NVE drift": head}
+        elif self.forces == "none":
+            head = "no forces: energies are not those of the structure itself (forces: none)"
+            broken |= {"forces": head, "stress": head, "NVE drift": head}
         elif not self.conservative:
             scale = "forces are the gradient of the energy per atom, not of the energy (forces: gradient)"
             broken |= {"forces": scale, "stress": scale, "NVE drift": scale}
-        if self.energy == "per_atom":
-            sizes = "energies are not size-extensive: far fragments feel each other (energy: per_atom)"
+        if self.intensive or self.energy == "per_atom":
+            sizes = f"energies are not size-extensive: far fragments feel each other (energy: {self.energy})"
             broken |= {"extensivity": sizes}
+        if self.bond_order_lmax is not None:
+            order = "all neighbours count the same in the bond order (bond_order_lmax)"
+            broken.setdefault("smooth cutoff", f"energies jump where atoms cross the cutoff: {order}")
         if not self.envelope or self.lone_atoms == "deleted" or self.max_neighbors is not None:
             jump = "energy and forces jump where atoms cross the cutoff"
             options = (("envelope: false", not self.envelope), ("lone_atoms: deleted", self.lone_atoms == "deleted"))
@@ -213,6 +252,8 @@ class PaperTDN(nn.Module):
         limit = config.num_atom_types**-0.5
         self.embedding_bias = nn.Parameter(torch.empty(channels).uniform_(-limit, limit))
         self.basis = GaussianBasis(config.r_max, config.num_gaussians)
+        orders = None if config.bond_order_lmax is None else config.bond_order_lmax + 1
+        self.bond_order = None if orders is None else nn.Linear(orders, channels, bias=False)
         self.degree_embedding = DegreeEmbedding(
             config.lmax, channels, config.num_gaussians, self._product(), config.avg_degree, shared
         )
@@ -242,6 +283,10 @@ class PaperTDN(nn.Module):
         edges = self.edge_features(vectors, senders, receivers)
         x = self.degree_embedding(edges, species.shape[0])
         scalars = gather(self.embedding, self.numbers[species]) + self.embedding_bias
+        if self.bond_order is not None:
+            directions = vectors / vectors.square().sum(-1).sqrt()[:, None]
+            orders = bond_order(directions, receivers, species.shape[0], self.bond_order.in_features - 1)
+            scalars = scalars + self.bond_order(orders)
         x = torch.cat([x[:, :1] + scalars[:, None], x[:, 1:]], dim=1)
         for block in self.blocks:
             x = block(x, edges)

@@ -20,8 +20,9 @@ class PaperPotential(Potential):
 
     With `energy: per_atom` the sum of the network's outputs over the atoms of a structure, over the root of
     `avg_num_nodes`, is its energy *per atom* above the references: `E = sum_i [E0(Z_i) + shift(Z_i)] + N y`. With
-    `per_fragment`, the same holds for every connected fragment, and energies of fragments add up; with `extensive`,
-    `E` is that of `Potential`. Arguments as `Potential`.
+    `per_fragment`, the same holds for every connected fragment, and energies of fragments add up; with `per_structure`
+    the sum is the energy itself, `E = sum_i E0(Z_i) + energy_mean + y`; with `extensive`, `E` is that of `Potential`.
+    Arguments as `Potential`.
     """
 
     config: PaperTDNConfig
@@ -60,14 +61,18 @@ class PaperPotential(Potential):
         vectors = graph.edge_vectors()
         arguments = (vectors.to(self.dtype), species, graph.senders, graph.receivers)
         references = self.reference_energies[species]
-        if self.config.forces != "direct":
+        if self.config.forces not in ("direct", "none"):
             energies, edge_forces = self.energies_and_edge_forces(*arguments, create_graph=self.training)
             if self.config.conservative and self.config.energy != "extensive":
                 edge_forces = edge_forces * self._sizes(graph).to(edge_forces)[graph.receivers, None]
             energies = self._totals(graph, energies)
             return assemble(graph, vectors, energies if self.training else energies.detach(), edge_forces, references)
         with torch.set_grad_enabled(self.training):
-            energies, forces = self._energies_and_forces(*arguments)
+            if self.config.forces == "none":
+                energies = self.atomic_energies(*arguments)
+                forces = energies.new_full((graph.num_atoms, 3), torch.nan)
+            else:
+                energies, forces = self._energies_and_forces(*arguments)
             total = self._totals(graph, energies).double() + references
         energy = total.new_zeros(graph.num_graphs).index_add(0, graph.batch, total)
         stress = forces.new_full((graph.num_graphs, 3, 3), torch.nan)
@@ -109,12 +114,13 @@ class PaperPotential(Potential):
         """See `Potential`.
 
         Raises:
-            ConfigError: If forces come from a head of their own.
+            ConfigError: If forces come from a head of their own, or there are none.
         """
-        if self.config.forces == "direct":
+        if self.config.forces in ("direct", "none"):
+            why = {"direct": "come from a head of their own", "none": "are not defined"}[self.config.forces]
             raise ConfigError(
-                "This model's forces come from a head of their own (forces: direct), and engines that work on edges "
-                "need the derivative of the energy: use a model with forces: conservative."
+                f"This model's forces {why} (forces: {self.config.forces}), and engines that work on edges need the "
+                "derivative of the energy: use a model with forces: conservative."
             )
         return super().eager_energies_and_edge_forces(vectors, species, senders, receivers, create_graph)
 
@@ -135,12 +141,17 @@ class PaperPotential(Potential):
         """Energies of the atoms from what `atomic_energies` gives."""
         if self.config.energy == "extensive":
             return energies
+        if self.config.energy == "per_structure":
+            # The mean belongs to the structure; shared among its atoms, so that their energies add up to it.
+            return energies + self.config.energy_mean / torch.bincount(graph.batch)[graph.batch].to(energies)
         bound = torch.zeros_like(energies).index_fill(0, graph.receivers, 1.0)
         shifts = self.scale * gather(self.shift, self.element_index[graph.numbers])
         return energies * self._sizes(graph).to(energies) + bound * shifts
 
     def _sizes(self, graph: AtomGraph) -> Tensor:
         """How many atoms there are in what an atom's part of the energy per atom is taken of, `[N]`."""
+        if self.config.energy == "per_structure":
+            return torch.ones_like(graph.batch)
         group = graph.batch if self.config.energy == "per_atom" else fragments(graph)
         return torch.bincount(group)[group]
 

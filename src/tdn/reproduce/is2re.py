@@ -271,18 +271,15 @@ def describe(dataset: Dataset, found: Reproduction) -> dict[str, Any]:
     }
 
 
-def table(dataset: Dataset, found: Reproduction) -> tuple[str, list[str], list[list[str]]]:
-    """Title, columns and rows: the published numbers, and ours below them."""
-    splits = [*(split.removeprefix("val_") for split in VALID[dataset]), "average"]
-    where = "validation" if dataset == "oc20" else "published: test; this run: validation"
-    title = f"{dataset.upper()} IS2RE-direct ({where}), {found.num_train} training structures"
-    columns = ["model", *(f"MAE {split}" for split in splits)]
-    with_ewt = dataset == "oc20"
-    columns += [f"EwT {split}" for split in splits] if with_ewt else []
-    rows = []
-    for row in (*PUBLISHED[dataset], found.row):
-        cells = [f"{value:.4f}" if dataset == "oc20" else f"{value:.2f}" for value in row.mae]
-        if with_ewt:
-            cells += [f"{value:.2f}" for value in row.ewt] or ["-"] * len(splits)
-        rows.append([row.name, *cells])
-    return title, columns, rows
+def tables(dataset: Dataset, found: Reproduction) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, columns and rows of energy MAE and, for OC20, EwT: the published numbers, and ours below them."""
+    columns = ["model", *(split.removeprefix("val_").replace("_", " ") for split in VALID[dataset]), "average"]
+    rows = (*PUBLISHED[dataset], found.row)
+    where = "validation" if dataset == "oc20" else "published: test, this run: validation"
+    title = f"{dataset.upper()} IS2RE-direct, energy MAE, eV ({where}); {found.num_train} training structures"
+    digits = 4 if dataset == "oc20" else 2
+    mae = [[row.name, *(f"{value:.{digits}f}" for value in row.mae)] for row in rows]
+    if dataset == "oc22":
+        return [(title, columns, mae)]
+    ewt = [[row.name, *([f"{value:.2f}" for value in row.ewt] or ["-"] * len(row.mae))] for row in rows]
+    return [(title, columns, mae), ("\nEnergies within 20 meV, %", columns, ewt)]

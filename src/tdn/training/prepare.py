@@ -97,15 +97,15 @@ def prepare(config: RunConfig, say: Callable[[str], None], warn: Callable[[str],
     errors = [finding.message for finding in findings if finding.severity == "error"]
     if errors:
         raise DataError("The data cannot be trained on: " + "; ".join(errors))
-    dataset = GraphDataset(train.structures, config.model.r_max, train.origins)
+    dataset = _graphs(train, config)
     model = config.model.with_statistics(dataset.mean_neighbors, dataset.mean_atoms)
-    scale = output_scale(train, references) if start is None else start.scale
+    scale = _scale(train, references, model) if start is None else start.scale
     shifts = binding_shifts(train, references) if start is None else {}
     say(f"{dataset.mean_neighbors:.1f} neighbours an atom within {model.r_max:g} Å; output scale {scale:.3f} eV")
     return Problem(
         frames=frames,
         train=dataset,
-        valid=GraphDataset(valid.structures, model.r_max, valid.origins) if valid else None,
+        valid=_graphs(valid, config) if valid else None,
         references=references,
         model=model,
         scale=scale,
@@ -121,14 +121,25 @@ def label_keys(data: DataConfig) -> LabelKeys:
     return LabelKeys(energy=data.energy_key, forces=data.forces_key, stress=data.stress_key)
 
 
-def output_scale(frames: FrameSet, references: ReferenceEnergies) -> float:
-    """RMS force component; without forces, the spread of the energies per atom above their references; eV."""
+def _graphs(frames: FrameSet, config: RunConfig) -> GraphDataset:
+    """Graphs of what the network sees."""
+    model = config.model
+    return GraphDataset(frames.structures, model.r_max, frames.origins, max_neighbors=model.nearest_neighbors)
+
+
+def _scale(frames: FrameSet, references: ReferenceEnergies, model: ModelConfig) -> float:
+    """The output scale that the configuration fixes, or that of the data."""
+    return model.output_scale or output_scale(frames, references, per_atom=not model.intensive)
+
+
+def output_scale(frames: FrameSet, references: ReferenceEnergies, per_atom: bool = True) -> float:
+    """RMS force component; without forces, the spread of the energies (per atom) above their references; eV."""
     rms = force_rms(frames.structures)
     if rms:
         return rms
     labelled = [s for s in frames.structures if s.energy is not None]
     residuals = torch.tensor([(s.energy or 0.0) - references.total(s.numbers) for s in labelled], dtype=torch.float64)
-    sizes = torch.tensor([len(s) for s in labelled], dtype=torch.float64)
+    sizes = torch.tensor([len(s) if per_atom else 1 for s in labelled], dtype=torch.float64)
     spread = float((residuals / sizes).std(correction=0)) if labelled else 0.0
     return spread or 1.0
 
