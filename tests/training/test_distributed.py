@@ -21,16 +21,29 @@ from tdn.training.run import train
 
 from .conftest import morse_clusters, run_config, run_content, weights_of
 
+# Dropout is a random choice of each process, so there is none.
+PAPER = {
+    **{"architecture": "PaperTDN", "lmax": 1, "num_channels": 8, "num_layers": 1, "num_heads": 2, "num_gaussians": 8},
+    **{"r_max": 4.0, "dropout": 0.0, "energy": "per_structure", "bond_order_lmax": 3},
+}
+NETWORKS = {
+    "flagship": ({}, {}),
+    "paper": (PAPER, {"loss": "l1", "energy_per": "structure", "warmup_epochs": 1, "warmup_factor": 0.2}),
+}
+
 
 @pytest.mark.slow
-def test_two_processes_train_the_same_potential_as_one(tmp_path: Path):
+@pytest.mark.parametrize("network", NETWORKS)
+def test_two_processes_train_the_same_potential_as_one(network: str, tmp_path: Path):
     # Frames differ in size and some have no forces, so that averaging the processes' own means would be wrong.
     frames = morse_clusters(24)
     for atoms in frames[::5]:
         del atoms.arrays["REF_forces"]
     write(tmp_path / "data.extxyz", frames)
-    content = {**run_content(tmp_path / "data.extxyz", tmp_path / "one"), "dtype": "float64"}
+    model, training = NETWORKS[network]
+    content = {**run_content(tmp_path / "data.extxyz", tmp_path / "one", **training), "dtype": "float64"}
     content["data"]["allow_partial"] = True
+    content["model"] = model or content["model"]
     train(RunConfig.parse(content))
     config = tmp_path / "two.yaml"
     config.write_text(yaml.safe_dump({**content, "output": str(tmp_path / "two")}))
