@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from oc_files import slabs
 from tdn.calculator import TDNCalculator
+from tdn.checks import run_checks
 from tdn.errors import ConfigError
 from tdn.evaluation import evaluate
 from tdn.graph import AtomGraph, collate
@@ -105,3 +106,10 @@ def test_the_model_file_keeps_all_of_it(tmp_path):
 def test_a_normaliser_without_such_energies_is_refused():
     with pytest.raises(ConfigError, match="belong to energy: per_structure"):
         potential(energy="extensive", energy_mean=-1.5)
+
+
+def test_checks_fail_only_what_is_not_claimed():
+    results = run_checks(potential(energy_mean=-1.5), STRUCTURES[:2], dtypes=(torch.float64,), quick=True)
+    assert {result.name for result in results if not result.passed} == set()
+    broken = {result.name for result in results if not result.within_limit}
+    assert {"lone atoms", "forces", "NVE drift", "extensivity"} <= broken

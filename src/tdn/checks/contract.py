@@ -181,7 +181,8 @@ def check_lone_atoms(potential: Potential) -> CheckResult:
     for structure in atoms:
         prediction = potential(AtomGraph.from_structure(structure, potential.r_max).to(potential.device))
         reference = potential.reference_energies[potential.element_index[int(structure.numbers[0])]]
-        values.append(float((prediction.energy - reference).abs().max() + prediction.forces.abs().max()))
+        force = prediction.forces.abs().max() if potential.config.predicts_forces else 0.0
+        values.append(float((prediction.energy - reference).abs().max() + force))
     detail = f"energy less reference, plus force, of lone atoms of all {len(potential.elements)} elements"
     return make_result("lone atoms", values, 0.0, "eV", detail)
 
@@ -311,6 +312,8 @@ def _differences(potential: Potential, one: Predict, other: Predict, structures:
         first, second = one(graph), other(graph)
         force = rms(first.forces.detach().cpu().numpy()) + float(spread) / AMPLITUDE
         values.append(float((first.energy - second.energy).abs().max()) / float(spread))
+        if not potential.config.predicts_forces:
+            continue
         values.append(float((first.forces.double() - second.forces.double()).abs().max()) / force)
     return values
 

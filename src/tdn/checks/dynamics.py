@@ -35,6 +35,8 @@ def check_nve(potential: Potential, structure: Structure, steps: int = 100) -> C
     """
     from tdn.calculator import PhysicsWarning, TDNCalculator
 
+    if not potential.config.predicts_forces:
+        return make_result("NVE drift", [np.inf], NVE_LIMIT, "exchanged energy", "the model predicts no forces")
     atoms = structure.to_ase()
     with warnings.catch_warnings():
         # What the model does not claim is said beside the result.

@@ -173,7 +173,8 @@ def _read_ocp(
         _check_labels(structures, origins, sources, keys, required, allow_partial)
     except DataError as error:
         raise DataError(f"{source}: {error}") from error
-    return FrameSet(tuple(structures), {}, LabelReport(**sources), source, fingerprint(files), tuple(origins))
+    report = LabelReport(sources["energy"], sources["forces"], sources["stress"])
+    return FrameSet(tuple(structures), {}, report, source, fingerprint(files), tuple(origins))
 
 
 def _without(structure: Structure, keys: LabelKeys) -> Structure:

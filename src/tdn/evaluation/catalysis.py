@@ -147,7 +147,7 @@ def displacements(structure: Structure, positions: NDArray[np.float64]) -> NDArr
     # Twice, since the remainder of a tiny negative number is 1.0.
     periodic = periodic % 1.0 % 1.0
     fractional[:, structure.pbc] = np.where(periodic > 0.5, periodic - 1.0, periodic)
-    return fractional @ cell
+    return np.asarray(fractional @ cell, dtype=np.float64)
 
 
 def cosine_similarity(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -156,6 +156,8 @@ class PaperTDNConfig(ModelConfig):
         if self.intensive or self.energy == "per_atom":
             sizes = f"energies are not size-extensive: far fragments feel each other (energy: {self.energy})"
             broken |= {"extensivity": sizes}
+        if self.energy_mean:
+            broken["lone atoms"] = "the mean is added to every structure, a lone atom too (energy_mean)"
         if self.bond_order_lmax is not None:
             order = "all neighbours count the same in the bond order (bond_order_lmax)"
             broken.setdefault("smooth cutoff", f"energies jump where atoms cross the cutoff: {order}")
