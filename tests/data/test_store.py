@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 from pubchem_shards import generator
 from tdn.cli.main import app
 from tdn.data.convert import convert
+from tdn.data.frame_files import FrameFiles
 from tdn.data.pubchemqcr import PubChemQCR
 from tdn.data.reading import read_frames
 from tdn.data.shards import structure_at, write_shard
-from tdn.data.sources import FrameFiles, Trajectory, open_source
+from tdn.data.sources import Trajectory, open_source
 from tdn.data.store import FrameStore, is_store
 from tdn.data.trajectory_splits import read_split, shuffled_split, split_store
 from tdn.datasets import organics_path

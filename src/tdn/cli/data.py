@@ -40,28 +40,58 @@ def check(
 ) -> None:
     """Report what would be read from FILES and what looks wrong; exit code 1 if training could not use them."""
     from tdn.data.labels import LabelKeys
-    from tdn.data.preflight import check_frames
+    from tdn.data.preflight import Finding, check_frames
     from tdn.data.reading import read_frames
     from tdn.data.reference import resolve_reference_energies
 
     keys = LabelKeys(energy_key, forces_key, stress_key)
     paths = {"train": files, "valid": valid, "test": test}
     sets = {name: read_frames(given, keys, required=()) for name, given in paths.items() if given}
+    stores = {name: frames for name, frames in sets.items() if frames.on_disk}
+    counts = {name: len(frames) for name, frames in stores.items()}
+    wrong = [
+        line for path in dict.fromkeys(_store_of(frames) for frames in stores.values()) for line in _verify(path, quiet)
+    ]
+    sets = {name: frames.sample() for name, frames in sets.items()}
     train = sets["train"]
     known = any(s.energy is not None for s in train.structures)
     references = resolve_reference_energies("auto", train) if known else None
     findings = check_frames(train, sets.get("valid"), sets.get("test"), references, r_max)
+    findings = [*(Finding("error", "checksum", line) for line in wrong), *findings]
     _show(sets, references, findings, quiet)
+    for name, frames in sets.items():
+        if name in counts and not quiet:
+            typer.echo(f"{name}: looked at {len(frames)} of {counts[name]} frames of a store")
     write_json_option(
         json_file,
         {
-            "sets": {name: _summary(frames) for name, frames in sets.items()},
+            "sets": {
+                name: {**_summary(frames), "frames": counts.get(name, len(frames))} for name, frames in sets.items()
+            },
             "reference_energies": None if references is None else asdict(references),
             "findings": [asdict(finding) for finding in findings],
         },
     )
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(1)
+
+
+def _store_of(frames: FrameSet) -> str:
+    """Folder of the frame store that the frames are of."""
+    return frames.source.partition("::")[0]
+
+
+def _verify(path: str, quiet: bool) -> list[str]:
+    """Compare the shards of a frame store with their checksums, and print what it holds."""
+    from tdn.cli.convert import print_store
+    from tdn.data.store import FrameStore
+
+    store = FrameStore(path)
+    wrong = store.verify()
+    print_store(store, quiet)
+    if not wrong and not quiet:
+        typer.echo(f"checksums of {len(store.index['shards'])} shards are right")
+    return [f"{path}: {line}: restore it, or convert again." for line in wrong]
 
 
 def _summary(frames: FrameSet) -> dict[str, Any]:

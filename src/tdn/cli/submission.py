@@ -140,7 +140,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _read(data: Sequence[str]) -> tuple[Structure, ...]:
+def _read(data: Sequence[str]) -> Sequence[Structure]:
     from tdn.data.reading import read_frames
 
     return read_frames(data, required=(), allow_partial=True).structures

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from typing import overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tdn.errors import ConfigError, DataError
@@ -73,6 +75,19 @@ def pair_name(first: int, second: int) -> str:
     return "-".join(sorted((chemical_symbols[first], chemical_symbols[second])))
 
 
+def shortest_distances(graphs: Iterable[AtomGraph]) -> dict[str, float]:
+    """Shortest distance of each pair of elements that are neighbours somewhere in `graphs`, Å, by `pair_name`."""
+    found: dict[tuple[int, int], float] = {}
+    for graph in graphs:
+        distances = graph.edge_vectors().norm(dim=-1).numpy()
+        ends = torch.stack([graph.numbers[graph.senders], graph.numbers[graph.receivers]]).numpy()
+        pairs, where = np.unique(np.sort(ends, axis=0), axis=1, return_inverse=True)
+        for k, pair in enumerate(pairs.T.tolist()):
+            closest = float(distances[where == k].min())
+            found[tuple(pair)] = min(closest, found.get(tuple(pair), np.inf))
+    return {pair_name(*pair): distance for pair, distance in sorted(found.items())}
+
+
 class GraphDataset:
     """Labelled graphs in memory; neighbour lists are computed once, here.
 
@@ -136,15 +151,7 @@ class GraphDataset:
     @functools.cached_property
     def shortest_distances(self) -> dict[str, float]:
         """Shortest distance of each pair of elements that are neighbours somewhere, Å, by `pair_name`."""
-        found: dict[tuple[int, int], float] = {}
-        for graph, _ in self._items:
-            distances = graph.edge_vectors().norm(dim=-1).numpy()
-            ends = torch.stack([graph.numbers[graph.senders], graph.numbers[graph.receivers]]).numpy()
-            pairs, where = np.unique(np.sort(ends, axis=0), axis=1, return_inverse=True)
-            for k, pair in enumerate(pairs.T.tolist()):
-                closest = float(distances[where == k].min())
-                found[tuple(pair)] = min(closest, found.get(tuple(pair), np.inf))
-        return {pair_name(*pair): distance for pair, distance in sorted(found.items())}
+        return shortest_distances(graph for graph, _ in self._items)
 
     def batch(self, indices: Sequence[int]) -> Labelled:
         """The structures at `indices` as one batch."""
@@ -172,7 +179,7 @@ class EdgeBudgetSampler:
 
     def __init__(
         self,
-        num_edges: Sequence[int],
+        num_edges: Sequence[int] | NDArray[np.int64],
         *,
         batch_size: int | None = None,
         max_edges: int | None = None,
@@ -189,36 +196,63 @@ class EdgeBudgetSampler:
             )
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank must be in 0..{world_size - 1}, got {rank}.")
-        self.num_edges = list(num_edges)
-        self.batch_size = batch_size or len(self.num_edges)
+        self.num_edges = np.asarray(num_edges, dtype=np.int64)
+        self.batch_size = batch_size or max(len(self.num_edges), 1)
         self.max_edges = max_edges
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
 
-    def batches(self, epoch: int = 0) -> list[list[int]]:
+    def batches(self, epoch: int = 0) -> Batches:
         """Indices of this process's batches in one epoch."""
-        order = range(len(self.num_edges))
+        order = np.arange(len(self.num_edges))
         if self.shuffle:
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.num_edges)).tolist()
-        batches = list(self._pack(order))
-        # Gradients are averaged over processes in step, so a process with fewer batches would leave others waiting.
-        short = -len(batches) % self.world_size
-        batches += [batches[k % len(batches)] for k in range(short)]
-        return batches[self.rank :: self.world_size]
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.num_edges))
+        return Batches(order, self._starts(order), self.rank, self.world_size)
 
-    def _pack(self, order: Sequence[int]) -> Iterator[list[int]]:
-        """Fill one batch after the other in the given order."""
-        batch: list[int] = []
-        edges = 0
-        for index in order:
-            full = len(batch) == self.batch_size
-            over = self.max_edges is not None and edges + self.num_edges[index] > self.max_edges
-            if batch and (full or over):
-                yield batch
-                batch, edges = [], 0
-            batch.append(index)
-            edges += self.num_edges[index]
-        if batch:
-            yield batch
+    def _starts(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where in the order each batch starts, and where the last one ends: one batch after the other is filled."""
+        total = len(order)
+        if self.max_edges is None:
+            return np.append(np.arange(0, total, self.batch_size), total)
+        ends = np.concatenate([[0], np.cumsum(self.num_edges[order])])
+        starts = [0]
+        while starts[-1] < total:
+            first = starts[-1]
+            fitting = int(ends.searchsorted(ends[first] + self.max_edges, side="right")) - 1
+            starts.append(min(first + self.batch_size, max(fitting, first + 1), total))
+        return np.array(starts)
+
+
+class Batches(Sequence[list[int]]):
+    """The batches of one process in one epoch, cut out of the order of all structures when they are asked for.
+
+    Processes take batches in turn. Gradients are averaged over processes in step, so that a process with fewer batches
+    would leave others waiting: the first batches come again until all have as many.
+
+    Args:
+        order: Of all structures.
+        starts: Where each batch starts in it, and where the last one ends.
+        rank: This process.
+        world_size: Number of processes.
+    """
+
+    def __init__(self, order: NDArray[np.int64], starts: NDArray[np.int64], rank: int = 0, world_size: int = 1) -> None:
+        self._order, self._starts, self._rank, self._world_size = order, starts, rank, world_size
+
+    def __len__(self) -> int:
+        return -(-(len(self._starts) - 1) // self._world_size)
+
+    @overload
+    def __getitem__(self, index: int) -> list[int]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[list[int]]: ...
+    def __getitem__(self, index: int | slice) -> list[int] | list[list[int]]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(len(self))[index]]
+        number = (self._rank + range(len(self))[index] * self._world_size) % (len(self._starts) - 1)
+        return self._order[self._starts[number] : self._starts[number + 1]].tolist()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)

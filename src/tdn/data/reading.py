@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from tdn.data.labels import (
     parse_label,
 )
 from tdn.data.ocp import OCPOptions, check_one_kind_of_energy, is_open_catalyst, iterate_lmdb
+from tdn.data.store import FrameStore, Origins, StoreView, is_store
 from tdn.errors import DataError
 from tdn.structure import Scalar, Structure
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 # No crystal has lattice planes this far apart with one atom between them, so such a cell is a box around an atom.
 ISOLATED_BOX = 20.0
+SAMPLE = 2000  # frames of a frame store that are looked at before training
 
 
 @dataclass(frozen=True)
@@ -37,20 +40,22 @@ class FrameSet:
     """Labelled structures of one or several files.
 
     Attributes:
-        structures: Frames without the isolated atoms.
+        structures: Frames without the isolated atoms; those of a frame store are read when they are asked for.
         isolated_atoms: Energy in eV by atomic number, from isolated-atom frames.
         report: Which keys were read and how often they were there.
         source: The files, for messages.
         fingerprint: SHA-256 of the file, or of the list of the files' SHA-256; empty for frames in memory.
         origins: `file:index` of each structure, the index counting all frames of its file from 0.
+        known_elements: Elements of the structures where they need not be looked for.
     """
 
-    structures: tuple[Structure, ...]
+    structures: Sequence[Structure]
     isolated_atoms: Mapping[int, float]
     report: LabelReport
     source: str
     fingerprint: str
-    origins: tuple[str, ...]
+    origins: Sequence[str]
+    known_elements: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.structures)
@@ -58,7 +63,21 @@ class FrameSet:
     @property
     def elements(self) -> tuple[int, ...]:
         """Atomic numbers that occur in the structures, ascending."""
+        if self.known_elements is not None:
+            return self.known_elements
         return tuple(sorted({int(z) for s in self.structures for z in np.unique(s.numbers)}))
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the structures are those of a frame store."""
+        return isinstance(self.structures, StoreView)
+
+    def sample(self, count: int = SAMPLE) -> FrameSet:
+        """A part that fits into memory: frames evenly spread over a frame store, or all that are in memory already."""
+        if not isinstance(self.structures, StoreView):
+            return self
+        some = self.structures.spread(count)
+        return replace(self, structures=tuple(some), origins=tuple(Origins(some)))
 
     def select(self, indices: Sequence[int]) -> FrameSet:
         """The frames at `indices`, in that order; isolated atoms stay."""
@@ -90,6 +109,8 @@ def read_frames(
     Raises:
         DataError: If a file is missing, empty or damaged, or labels are absent, NaN or of the wrong shape.
     """
+    if any(is_store(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)):
+        return _read_store(paths, keys or LabelKeys(), required)
     files = expand_paths(paths)
     if any(file.suffix == ".lmdb" for file in files):
         return _read_ocp(files, keys or LabelKeys(), required, allow_partial, ocp)
@@ -139,6 +160,29 @@ def frames_from_atoms(
     notes = _notes(sources)
     report = LabelReport(**sources, num_isolated=len(isolated), notes=notes)
     return FrameSet(tuple(structures), energies, report, source, "", tuple(names))
+
+
+def _read_store(paths: PathLike | Sequence[PathLike], keys: LabelKeys, required: Collection[str]) -> FrameSet:
+    """A frame store, or `STORE::part` of its split; its labels were chosen when it was made."""
+    names = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if len(names) != 1:
+        raise DataError(f"A frame store is read by itself: name one, got {', '.join(map(str, names))}.")
+    if keys != LabelKeys():
+        raise DataError("The labels of a frame store were chosen by tdn data convert: leave out the keys.")
+    folder, _, part = os.fspath(names[0]).partition("::")
+    store = FrameStore(folder)
+    view = store.view(part)
+    sample = list(view.spread(SAMPLE))
+    sources = {}
+    for quantity in QUANTITIES:
+        share = sum(getattr(s, quantity) is not None for s in sample) / max(len(sample), 1)
+        if quantity in required and not share:
+            raise DataError(f"{names[0]} has no {quantity}: convert data with this label.")
+        sources[quantity] = LabelSource("store" if share else None, round(share * len(view)), len(view))
+    report = LabelReport(**sources)
+    name = f"{folder}::{part}" if part else folder
+    fingerprint = view.fingerprint()
+    return FrameSet(view, store.reference_energies, report, name, fingerprint, Origins(view), store.elements)
 
 
 def _read_ocp(

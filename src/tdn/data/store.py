@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,9 +35,9 @@ PARTS = ("train", "valid", "test")
 OPEN_SHARDS = 4096  # memory maps at a time; the system allows some 65 000
 
 
-def is_store(path: str | Path) -> bool:
+def is_store(path: str | os.PathLike[str]) -> bool:
     """Whether `path`, with or without `::part`, is a frame store."""
-    return (Path(str(path).partition("::")[0]) / INDEX).is_file()
+    return (Path(os.fspath(path).partition("::")[0]) / INDEX).is_file()
 
 
 class FrameStore:

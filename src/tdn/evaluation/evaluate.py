@@ -10,32 +10,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tdn.data.batches import prefetched
 from tdn.data.dataset import EdgeBudgetSampler, GraphDataset
+from tdn.data.lazy import LazyGraphDataset
+from tdn.data.store import StoreView
 from tdn.errors import DataError
-from tdn.evaluation.metrics import Errors, ErrorTable, measure_errors
-from tdn.graph import Prediction
+from tdn.evaluation.metrics import Errors, ErrorTable, FramePrediction, measure_errors
+from tdn.evaluation.running import RunningTable, has_forces
+from tdn.graph import AtomGraph, Prediction, collate
 from tdn.models.potential import Potential
 from tdn.structure import Structure
 from tdn.units import MEV_PER_EV
 
 # A few hundred MB for a network of 64 channels; larger batches are no faster.
 MAX_EDGES = 16384
-
-
-@dataclass(frozen=True)
-class FramePrediction:
-    """What the potential says of one structure.
-
-    Attributes:
-        energy: Total energy, eV.
-        forces: eV/Å, float64 `[n, 3]`; NaN if the potential predicts none.
-        stress: eV/Å³, ASE's sign, float64 `[3, 3]`; None if the structure is not periodic in all directions
-            or the potential predicts none.
-    """
-
-    energy: float
-    forces: NDArray[np.float64]
-    stress: NDArray[np.float64] | None
 
 
 @dataclass(frozen=True)
@@ -66,7 +54,7 @@ class Evaluation:
     """A potential against labelled structures.
 
     Attributes:
-        structures: The structures with their reference labels.
+        structures: The structures with their reference labels; none of those of a frame store.
         predictions: One a structure, in the same order.
         overall: Errors over all frames.
         per_element: Force errors by chemical symbol, in the order of atomic numbers.
@@ -75,7 +63,7 @@ class Evaluation:
         timing: How long it took.
     """
 
-    structures: tuple[Structure, ...]
+    structures: Sequence[Structure]
     predictions: tuple[FramePrediction, ...]
     overall: ErrorTable
     per_element: dict[str, Errors]
@@ -105,7 +93,7 @@ def evaluate(
 
     Args:
         potential: The model, on its device and in evaluation mode.
-        structures: At least one; labels may be missing.
+        structures: At least one; labels may be missing. Of those of a frame store, the evaluation has errors only.
         max_edges: Most edges in a batch.
         origins: Names of the structures for messages.
         progress: Called with (frames done, frames) after each batch.
@@ -113,8 +101,10 @@ def evaluate(
     Raises:
         DataError: If there is no structure, one has an element that the potential does not know, or atoms overlap.
     """
-    if not structures:
+    if not len(structures):
         raise DataError("There are no frames to evaluate: isolated atoms alone do not count. Give labelled structures.")
+    if isinstance(structures, StoreView):
+        return _evaluate_store(potential, structures, max_edges, progress)
     potential.check_elements(np.unique(np.concatenate([s.numbers for s in structures])).tolist())
     start = time.perf_counter()
     dataset = GraphDataset(structures, potential.r_max, origins)
@@ -140,6 +130,38 @@ def evaluate(
         reference_energies=dict(zip(potential.elements, potential.reference_energies.tolist(), strict=True)),
         timing=timing,
     )
+
+
+def _evaluate_store(
+    potential: Potential, view: StoreView, max_edges: int, progress: Callable[[int, int], None] | None
+) -> Evaluation:
+    """The same for frames on disk: nothing is kept of a frame but its share of the errors."""
+    potential.check_elements(view.store.elements)
+    dataset, sums, done = LazyGraphDataset(view, potential.r_max), RunningTable(), 0
+
+    def load(indices: list[int]) -> tuple[list[Structure], AtomGraph]:
+        structures = [view[k] for k in indices]
+        return structures, collate([dataset.graph(k, s) for k, s in zip(indices, structures, strict=True)])
+
+    start = time.perf_counter()
+    batches = EdgeBudgetSampler(dataset.num_edges, max_edges=max_edges, shuffle=False).batches()
+    for batch, (structures, graph) in prefetched(load, batches, dataset.workers):
+        sums.add(structures, split(potential(graph.to(potential.device)), structures))
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(view))
+    table, seconds = sums.table(), time.perf_counter() - start
+    timing = Timing(
+        neighbors_s=0.0,
+        predict_s=seconds,
+        ms_per_frame=1e3 * seconds / table.frames,
+        us_per_atom=1e6 * seconds / table.atoms,
+        device=potential.device.type,
+        dtype=str(potential.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+    )
+    references = dict(zip(potential.elements, potential.reference_energies.tolist(), strict=True))
+    return Evaluation((), (), table, sums.per_element(), {}, references, timing)
 
 
 def predict(
@@ -177,7 +199,7 @@ def tabulate(structures: Sequence[Structure], predictions: Sequence[FramePredict
     """Errors of all quantities over the frames that have their labels; forces of fixed atoms do not count."""
     pairs = list(zip(structures, predictions, strict=True))
     energies = [(p.energy, s.energy, len(s)) for s, p in pairs if s.energy is not None]
-    forces = [(p.forces[s.free], s.forces[s.free]) for s, p in pairs if _has_forces(s, p) and s.forces is not None]
+    forces = [(p.forces[s.free], s.forces[s.free]) for s, p in pairs if has_forces(s, p) and s.forces is not None]
     stress = [(p.stress, s.stress) for s, p in pairs if s.stress is not None and p.stress is not None]
     total = per_atom = None
     if energies:
@@ -202,7 +224,7 @@ def tabulate_elements(structures: Sequence[Structure], predictions: Sequence[Fra
     labelled = [
         (p.forces[s.free], s.forces[s.free], s.numbers[s.free])
         for s, p in zip(structures, predictions, strict=True)
-        if _has_forces(s, p) and s.forces is not None
+        if has_forces(s, p) and s.forces is not None
     ]
     if not labelled:
         return {}
@@ -213,11 +235,6 @@ def tabulate_elements(structures: Sequence[Structure], predictions: Sequence[Fra
         )
         for z in np.unique(numbers)
     }
-
-
-def _has_forces(structure: Structure, prediction: FramePrediction) -> bool:
-    """Whether there are forces to compare; some networks predict energies alone and give NaN."""
-    return structure.forces is not None and bool(structure.free.any()) and not bool(np.isnan(prediction.forces).all())
 
 
 def tabulate_config_types(

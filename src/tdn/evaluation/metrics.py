@@ -9,6 +9,22 @@ from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True)
+class FramePrediction:
+    """What the potential says of one structure.
+
+    Attributes:
+        energy: Total energy, eV.
+        forces: eV/Å, float64 `[n, 3]`; NaN if the potential predicts none.
+        stress: eV/Å³, ASE's sign, float64 `[3, 3]`; None if the structure is not periodic in all directions
+            or the potential predicts none.
+    """
+
+    energy: float
+    forces: NDArray[np.float64]
+    stress: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
 class Errors:
     """Errors of one quantity over all labelled values.
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from tdn.data.dataset import EdgeBudgetSampler, GraphDataset
+from tdn.data.batches import places, prefetched
+from tdn.data.dataset import EdgeBudgetSampler
+from tdn.data.lazy import Graphs
 from tdn.errors import ConfigError, TDNError
 from tdn.models.potential import Potential
-from tdn.training.batches import places, prefetched
 from tdn.training.checkpoint import TrainingState
 from tdn.training.config import TrainingConfig
 from tdn.training.distributed import Processes
@@ -80,7 +81,10 @@ def fit(
     last_save = last_shown = time.monotonic()
 
     with StopRequest() as stop:
-        for place, (graph, targets) in prefetched(problem.train, places(sampler, state.epoch, state.batch)):
+        wanted = places(sampler, state.epoch, state.batch)
+        for place, (graph, targets) in prefetched(
+            lambda place: problem.train.batch(place.indices), wanted, problem.train.workers
+        ):
             state.epoch, state.batch = place.epoch, place.batch
             graph, targets = graph.to(device), targets.to(device)
 
@@ -131,7 +135,7 @@ def fit(
 
 
 def batch_sampler(
-    dataset: GraphDataset, config: TrainingConfig, processes: Processes, seed: int | None = None
+    dataset: Graphs, config: TrainingConfig, processes: Processes, seed: int | None = None
 ) -> EdgeBudgetSampler:
     """Batches of this process; in a random order if there is a seed.
 
@@ -164,15 +168,15 @@ def validation_interval(problem: Problem, config: TrainingConfig) -> int | None:
 
 
 def validate(
-    potential: Potential, dataset: GraphDataset, config: TrainingConfig, processes: Processes | None = None
+    potential: Potential, dataset: Graphs, config: TrainingConfig, processes: Processes | None = None
 ) -> ErrorSums:
     """Errors of `potential` on all of `dataset`, shared among the processes."""
     processes = processes or Processes()
     sums = ErrorSums(potential.device)
     # Not the sampler's own sharing: it repeats batches until all processes have as many.
     batches: Sequence[list[int]] = batch_sampler(dataset, config, Processes()).batches()
-    for indices in batches[processes.rank :: processes.world_size]:
-        graph, targets = dataset.batch(indices)
+    own = batches[processes.rank :: processes.world_size]
+    for _, (graph, targets) in prefetched(dataset.batch, own, dataset.workers):
         graph, targets = graph.to(potential.device), targets.to(potential.device)
         found = residuals(potential(graph), graph, targets)
         sums.add(found, label_counts(graph, targets), loss_terms(found, config, potential.scale))

@@ -12,10 +12,12 @@ import torch
 
 from tdn.data.dataset import GraphDataset
 from tdn.data.labels import LabelKeys
+from tdn.data.lazy import Graphs, LazyGraphDataset
 from tdn.data.preflight import check_frames
 from tdn.data.reading import FrameSet, read_frames
 from tdn.data.reference import ReferenceEnergies, fit_reference_energies, force_rms, resolve_reference_energies
 from tdn.data.splits import split_frames
+from tdn.data.store import StoreView
 from tdn.errors import DataError
 from tdn.models.architectures import build_potential
 from tdn.models.config import ModelConfig
@@ -44,8 +46,8 @@ class Problem:
     """
 
     frames: Mapping[str, FrameSet]
-    train: GraphDataset
-    valid: GraphDataset | None
+    train: Graphs
+    valid: Graphs | None
     references: ReferenceEnergies
     model: ModelConfig
     scale: float
@@ -58,7 +60,8 @@ class Problem:
     def fingerprint(self) -> str:
         """Of training and validation data together: two runs with the same one saw the same frames."""
         parts = [self.frames[name] for name in ("train", "valid") if name in self.frames]
-        return hashlib.sha256("".join(p.fingerprint + ",".join(p.origins) for p in parts).encode()).hexdigest()
+        names = [p.fingerprint + ("" if p.on_disk else ",".join(p.origins)) for p in parts]
+        return hashlib.sha256("".join(names).encode()).hexdigest()
 
     def fresh_potential(self, device: torch.device) -> Potential:
         """A potential with the weights to start from; initial ones depend on the seed only."""
@@ -85,19 +88,23 @@ def prepare(config: RunConfig, say: Callable[[str], None], warn: Callable[[str],
         old = _read(config.data, config.start.replay, config)
         frames["train"] = with_replay(frames["train"], old, config.start.replay_frames, config.seed)
         say(f"replay: {len(frames['train'].origins)} training frames with those of {_basenames(old)}")
-    train, valid, test = frames["train"], frames.get("valid"), frames.get("test")
+    valid = frames.get("valid")
+    train = frames["train"].sample()
+    looked_at = {name: part.sample() for name, part in frames.items()}
+    if frames["train"].on_disk:
+        say(f"checks, references and scales from {len(train)} of {len(frames['train'])} training frames")
     references = resolve_reference_energies(config.data.reference_energies, train)
     if config.start is not None:
         start, references = start_potential(config.start, train, references, say)
     say(str(references))
-    findings = check_frames(train, valid, test, references, config.model.r_max)
+    findings = check_frames(train, looked_at.get("valid"), looked_at.get("test"), references, config.model.r_max)
     for finding in findings:
         if finding.severity != "error":
             (warn if finding.severity == "warning" else say)(f"{finding.severity}: {finding.message}")
     errors = [finding.message for finding in findings if finding.severity == "error"]
     if errors:
         raise DataError("The data cannot be trained on: " + "; ".join(errors))
-    dataset = _graphs(train, config)
+    dataset = make_graphs(frames["train"], config.model)
     model = config.model.with_statistics(dataset.mean_neighbors, dataset.mean_atoms)
     scale = _scale(train, references, model) if start is None else start.scale
     shifts = binding_shifts(train, references) if start is None else {}
@@ -105,7 +112,7 @@ def prepare(config: RunConfig, say: Callable[[str], None], warn: Callable[[str],
     return Problem(
         frames=frames,
         train=dataset,
-        valid=_graphs(valid, config) if valid else None,
+        valid=make_graphs(valid, model) if valid else None,
         references=references,
         model=model,
         scale=scale,
@@ -116,15 +123,16 @@ def prepare(config: RunConfig, say: Callable[[str], None], warn: Callable[[str],
     )
 
 
+def make_graphs(frames: FrameSet, model: ModelConfig) -> Graphs:
+    """Graphs of what the network sees: in memory, or made for every batch anew if the frames are on disk."""
+    if isinstance(frames.structures, StoreView):
+        return LazyGraphDataset(frames.structures, model.r_max, model.nearest_neighbors)
+    return GraphDataset(frames.structures, model.r_max, frames.origins, max_neighbors=model.nearest_neighbors)
+
+
 def label_keys(data: DataConfig) -> LabelKeys:
     """The names of the labels that the run asks for."""
     return LabelKeys(energy=data.energy_key, forces=data.forces_key, stress=data.stress_key)
-
-
-def _graphs(frames: FrameSet, config: RunConfig) -> GraphDataset:
-    """Graphs of what the network sees."""
-    model = config.model
-    return GraphDataset(frames.structures, model.r_max, frames.origins, max_neighbors=model.nearest_neighbors)
 
 
 def _scale(frames: FrameSet, references: ReferenceEnergies, model: ModelConfig) -> float:
@@ -167,6 +175,11 @@ def _read_parts(config: RunConfig, say: Callable[[str], None]) -> dict[str, Fram
         say(f"{name}: {len(part)} frames of {_basenames(part)}: {part.report}")
     if not len(parts["train"]):
         raise DataError("There are no training frames: the training files hold isolated atoms only.")
+    if any(held_out.values()) and parts["train"].on_disk:
+        raise DataError(
+            f"Frames of a store are split by tdn data convert --split, by trajectory: name the parts, such as train: "
+            f"{parts['train'].source}::train and valid: {parts['train'].source}::valid."
+        )
     if any(held_out.values()):
         split = split_frames(
             parts["train"],

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
-from tdn.data.dataset import EdgeBudgetSampler, GraphDataset, Labelled
+from tdn.data.dataset import EdgeBudgetSampler
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -41,25 +45,25 @@ def places(sampler: EdgeBudgetSampler, epoch: int, batch: int) -> Iterator[Place
         epoch, batch = epoch + 1, 0
 
 
-def prefetched(dataset: GraphDataset, wanted: Iterator[Place]) -> Iterator[tuple[Place, Labelled]]:
-    """The same places with their batches, made ahead by `dataset.workers` threads, in the same order.
+def prefetched(load: Callable[[T], R], wanted: Iterable[T], workers: int) -> Iterator[tuple[T, R]]:
+    """Every wanted thing with what `load` makes of it, made ahead by `workers` threads, in the same order.
 
     Finding neighbours leaves Python's lock to others, so that threads suffice to keep up with a training step.
     """
-    if not dataset.workers:
-        for place in wanted:
-            yield place, dataset.batch(place.indices)
+    if not workers:
+        for item in wanted:
+            yield item, load(item)
         return
-    with ThreadPoolExecutor(dataset.workers) as pool:
-        ahead: deque[tuple[Place, Future[Labelled]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[tuple[T, Future[R]]] = deque()
         try:
-            for place in wanted:
-                ahead.append((place, pool.submit(dataset.batch, place.indices)))
-                if len(ahead) > 2 * dataset.workers:
-                    first, batch = ahead.popleft()
-                    yield first, batch.result()
+            for item in wanted:
+                ahead.append((item, pool.submit(load, item)))
+                if len(ahead) > 2 * workers:
+                    first, made = ahead.popleft()
+                    yield first, made.result()
             while ahead:
-                first, batch = ahead.popleft()
-                yield first, batch.result()
+                first, made = ahead.popleft()
+                yield first, made.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
