@@ -16,6 +16,7 @@ from tdn.data.batches import places, prefetched
 from tdn.data.convert import convert
 from tdn.data.dataset import EdgeBudgetSampler, GraphDataset, Labelled
 from tdn.data.frame_files import FrameFiles
+from tdn.data.labels import LabelKeys
 from tdn.data.lazy import LazyGraphDataset
 from tdn.data.reading import read_frames
 from tdn.data.store import FrameStore
@@ -131,6 +132,16 @@ def test_commands_take_a_store(store: FrameStore, tmp_path: Path) -> None:
     assert "checksums of 1 shards are right" in result.output
     with pytest.raises(DataError, match="no stress"):
         read_frames(f"{store.path}::train", required=("stress",))
+
+
+def test_labels_of_a_store_may_be_left_out(store: FrameStore) -> None:
+    frames = read_frames(store.path, LabelKeys(forces="none"), required=("energy",))
+    assert "no forces" in str(frames.report)
+    for part in (frames.structures, frames.structures[:3], frames.structures.spread(2), frames.structures.select([1])):
+        assert part[0].forces is None
+        assert part[0].energy is not None
+    with pytest.raises(DataError, match="chosen by tdn data convert"):
+        read_frames(store.path, LabelKeys(forces="dft_forces"))
 
 
 def test_sampler_handles_a_hundred_million_frames_in_bounded_time_and_memory() -> None:

@@ -51,10 +51,10 @@ def test_from_downloads_to_the_row_of_the_table(dataset: str, tmp_path: Path):
     # All validation splits are the same here; the number is that of the model file, computed anew.
     splits = find_splits(dataset, tmp_path)
     structures = read_frames(splits["val_id"], required=()).structures
-    predictions = evaluate(load_model(run / "model.tdn"), structures).predictions
+    predictions = evaluate(load_model(run / "run" / "model.tdn"), structures).predictions
     errors = [abs(p.energy - s.energy) for s, p in zip(structures, predictions, strict=True)]
     assert found["mae_ev"] == pytest.approx([np.mean(errors)] * (len(VALID[dataset]) + 1))
-    config = read_header(run / "model.tdn")["config"]
+    config = read_header(run / "run" / "model.tdn")["config"]
     assert config["forces"] == "none"
     assert config["bond_order_lmax"] == (9 if dataset == "oc22" else None)
     tests = {split: read_frames(splits[name], required=()).structures for split, name in TEST[dataset].items()}

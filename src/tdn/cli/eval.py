@@ -112,6 +112,8 @@ def task_metrics(task: str, evaluation: Evaluation, potential: Potential, relaxe
     from tdn.evaluation.catalysis import PRIMARY_METRICS, is2re_metrics, s2ef_metrics
     from tdn.evaluation.is2rs import measure_relaxations, relax_structures
 
+    if not evaluation.predictions:
+        raise ConfigError("--metrics needs every prediction, and those of a frame store are not kept: name the files.")
     if task == "s2ef":
         return s2ef_metrics(evaluation.structures, evaluation.predictions)
     if task == "is2re":

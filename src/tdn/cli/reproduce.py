@@ -40,6 +40,7 @@ OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder of th
 ChangesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the paper's set-up.")
 ]
+WorkersOption = Annotated[int, typer.Option("--workers", help="Processes that convert the data, once.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Remove the run in the output folder first.")]
 
@@ -54,6 +55,7 @@ def oc20_is2re(
     root: RootOption,
     output: OutputOption,
     changes: ChangesArgument = None,
+    workers: WorkersOption = 1,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     seed: SeedOption = 0,
@@ -68,7 +70,7 @@ def oc20_is2re(
     options = {"seed": seed, "device": device, "threads": threads}
     found = reproduce_is2re(
         "oc20", root, output, overrides=changes or [], options=options, resume=resume, overwrite=overwrite,
-        reporter=_reporter(quiet),
+        workers=workers, reporter=_reporter(quiet),
     )  # fmt: skip
     _show("oc20", found, json_file, quiet)
 
@@ -81,6 +83,7 @@ def oc22_is2re(
     linear_reference: Annotated[
         str | None, typer.Option("--linear-reference", help="The published npz; fitted to the training set without.")
     ] = None,
+    workers: WorkersOption = 1,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     seed: SeedOption = 0,
@@ -95,7 +98,7 @@ def oc22_is2re(
     options = {"seed": seed, "device": device, "threads": threads}
     found = reproduce_is2re(
         "oc22", root, output, linear_reference=linear_reference, overrides=changes or [], options=options,
-        resume=resume, overwrite=overwrite, reporter=_reporter(quiet),
+        resume=resume, overwrite=overwrite, workers=workers, reporter=_reporter(quiet),
     )  # fmt: skip
     _show("oc22", found, json_file, quiet)
 

@@ -167,11 +167,12 @@ def _read_store(paths: PathLike | Sequence[PathLike], keys: LabelKeys, required:
     names = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if len(names) != 1:
         raise DataError(f"A frame store is read by itself: name one, got {', '.join(map(str, names))}.")
-    if keys != LabelKeys():
-        raise DataError("The labels of a frame store were chosen by tdn data convert: leave out the keys.")
+    if set(vars(keys).values()) - {"auto", "none"}:
+        raise DataError("The labels of a frame store were chosen by tdn data convert: leave out the keys, or `none`.")
     folder, _, part = os.fspath(names[0]).partition("::")
     store = FrameStore(folder)
-    view = store.view(part)
+    unwanted = tuple(quantity for quantity in QUANTITIES if getattr(keys, quantity) == "none")
+    view = StoreView(store, store.view(part).frames, part, unwanted)
     sample = list(view.spread(SAMPLE))
     sources = {}
     for quantity in QUANTITIES:

@@ -19,6 +19,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -198,10 +199,11 @@ class StoreView(Sequence[Structure]):
         store: The store.
         frames: Their numbers.
         part: Name of the part of the split, for messages.
+        without: Labels that the structures are given without.
     """
 
-    def __init__(self, store: FrameStore, frames: NDArray[np.int64], part: str) -> None:
-        self.store, self.frames, self.part = store, frames, part
+    def __init__(self, store: FrameStore, frames: NDArray[np.int64], part: str, without: tuple[str, ...] = ()) -> None:
+        self.store, self.frames, self.part, self.without = store, frames, part, without
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -212,8 +214,9 @@ class StoreView(Sequence[Structure]):
     def __getitem__(self, index: slice) -> StoreView: ...
     def __getitem__(self, index: int | slice) -> Structure | StoreView:
         if isinstance(index, slice):
-            return StoreView(self.store, self.frames[index], self.part)
-        return self.store[int(self.frames[index])]
+            return self._of(self.frames[index])
+        structure = self.store[int(self.frames[index])]
+        return replace(structure, **dict.fromkeys(self.without)) if self.without else structure
 
     @property
     def num_atoms(self) -> NDArray[np.int64]:
@@ -224,15 +227,18 @@ class StoreView(Sequence[Structure]):
         """At most `count` frames, evenly spread."""
         if len(self) <= count:
             return self
-        return StoreView(self.store, self.frames[np.linspace(0, len(self) - 1, count).astype(np.int64)], self.part)
+        return self._of(self.frames[np.linspace(0, len(self) - 1, count).astype(np.int64)])
 
     def select(self, indices: Sequence[int]) -> StoreView:
         """The frames at `indices` of this view."""
-        return StoreView(self.store, self.frames[np.asarray(indices, dtype=np.int64)], self.part)
+        return self._of(self.frames[np.asarray(indices, dtype=np.int64)])
 
     def fingerprint(self) -> str:
         """SHA-256 of the shards and of which frames these are."""
         return hashlib.sha256(self.store.fingerprint().encode() + self.frames.tobytes()).hexdigest()
+
+    def _of(self, frames: NDArray[np.int64]) -> StoreView:
+        return StoreView(self.store, frames, self.part, self.without)
 
 
 class Origins(Sequence[str]):

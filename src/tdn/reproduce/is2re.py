@@ -8,23 +8,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tdn.data.convert import convert
 from tdn.data.linear_reference import NORMALISERS
-from tdn.data.ocp import OCPOptions
+from tdn.data.ocp_source import OpenCatalyst
 from tdn.data.reading import read_frames
 from tdn.devices import choose_device
 from tdn.errors import DataError, TDNError
 from tdn.evaluation.catalysis import is2re_metrics
 from tdn.evaluation.evaluate import evaluate
+from tdn.evaluation.metrics import FramePrediction
 from tdn.evaluation.submission import join_splits, split_arrays, write_npz
 from tdn.files import write_json
 from tdn.modelfile import load_model, read_header
 from tdn.models.potential import Potential
+from tdn.structure import Structure
 from tdn.training.config import RunConfig, apply_override
 from tdn.training.distributed import join_processes
 from tdn.training.logs import Reporter
 from tdn.training.run import train
 
 Dataset = Literal["oc20", "oc22"]
+
+STRUCTURES_AT_A_TIME = 256
 
 # Where the official downloads unpack to, below the root; the first that is there is taken.
 FOLDERS: Mapping[Dataset, tuple[str, ...]] = {
@@ -73,7 +78,7 @@ _TRAINING = {
 }
 SETTINGS: Mapping[Dataset, Mapping[str, Mapping[str, Any]]] = {
     "oc20": {
-        "data": {"forces_key": "none", "reference_energies": "zero"},
+        "data": {"reference_energies": "zero"},
         "model": {
             **_NETWORK,
             "r_max": 5.0,
@@ -84,7 +89,7 @@ SETTINGS: Mapping[Dataset, Mapping[str, Mapping[str, Any]]] = {
         "training": {**_TRAINING, "max_epochs": 32},
     },
     "oc22": {
-        "data": {"forces_key": "none"},
+        "data": {},
         "model": {**_NETWORK, "r_max": 12.0, "max_neighbors": 20, "bond_order_lmax": 9},
         "training": {**_TRAINING, "max_epochs": 1000},
     },
@@ -158,6 +163,7 @@ def reproduce_is2re(
     options: Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    workers: int = 1,
     reporter: Reporter | None = None,
 ) -> Reproduction | None:
     """Train and validate; write `results.json`, and a submission if the test splits are there.
@@ -165,12 +171,13 @@ def reproduce_is2re(
     Args:
         dataset: `oc20` or `oc22`.
         root: Folder of the download, with `train`, `val_id`, ... below it.
-        output: Folder of the run.
+        output: Folder for the frame stores (`data`), the run (`run`), `results.json` and the submission.
         linear_reference: npz of OC22's linear references; by default they are fitted to the training energies.
         overrides: Changes to the paper's set-up, as `key=value`.
         options: Keys of `RunConfig` at its top: seed, device, dtype, threads.
         resume: Continue the run in the folder.
         overwrite: Remove the run in the folder first.
+        workers: Processes that convert the data, once.
         reporter: Hears what happens.
 
     Returns:
@@ -183,16 +190,20 @@ def reproduce_is2re(
     """
     reporter = reporter or Reporter()
     folders = find_splits(dataset, root)
-    content = run_content(dataset, folders, Path(output), linear_reference, overrides)
+    stores = {name: str(Path(output) / "data" / name) for name in ("train", *VALID[dataset])}
+    content = run_content(dataset, stores, Path(output) / "run", linear_reference, overrides)
     config = RunConfig.parse({**content, **(options or {})})
     with join_processes(config.device) as (processes, _):
+        if processes.is_first:
+            convert_splits(folders, stores, workers, reporter)
+        processes.barrier()
         result = train(config, reporter, resume=resume, overwrite=overwrite)
         if result.signal is not None:
             raise TDNError(f"Interrupted at step {result.steps}: the same command with --resume continues.")
         if not processes.is_first:
             return None
     potential = load_model(result.model_path, choose_device(config.device))
-    row = validate(dataset, potential, folders, reporter)
+    row = validate(dataset, potential, stores, reporter)
     submission = write_submission(dataset, potential, folders, Path(output))
     count = read_header(result.model_path)["metadata"]["num_frames"]
     found = Reproduction(row, result.model_path, submission, count, tuple(overrides))
@@ -218,10 +229,17 @@ def find_splits(dataset: Dataset, root: str | os.PathLike[str]) -> dict[str, str
     raise DataError(f"No training split of {dataset.upper()} below {root}; looked for {places}.")
 
 
+def convert_splits(folders: Mapping[str, str], stores: Mapping[str, str], workers: int, reporter: Reporter) -> None:
+    """Frame stores of the splits, so that memory does not grow with the data; those that are there are kept."""
+    for name, store in stores.items():
+        made = convert(OpenCatalyst((folders[name],)), store, workers=workers)
+        reporter.line(f"{name}: {len(made)} structures in {store}")
+
+
 def run_content(
     dataset: Dataset, folders: Mapping[str, str], output: Path, linear_reference: str | None, overrides: Sequence[str]
 ) -> dict[str, Any]:
-    """The configuration of the run: the paper's set-up, the user's files and changes."""
+    """The configuration of the run: the paper's set-up, the data and the user's changes."""
     content: dict[str, Any] = {section: dict(values) for section, values in SETTINGS[dataset].items()}
     content["data"] |= {"train": folders["train"], "valid": folders["val_id"]}
     if dataset == "oc22":
@@ -232,17 +250,22 @@ def run_content(
     return content
 
 
-def validate(dataset: Dataset, potential: Potential, folders: Mapping[str, str], reporter: Reporter) -> Row:
+def validate(dataset: Dataset, potential: Potential, stores: Mapping[str, str], reporter: Reporter) -> Row:
     """Our line of the table."""
     mae, ewt = [], []
     for split in VALID[dataset]:
-        frames = read_frames(folders[split], required=("energy",), ocp=OCPOptions())
-        evaluation = evaluate(potential, frames.structures, origins=frames.origins)
-        found = is2re_metrics(frames.structures, [p.energy for p in evaluation.predictions])
+        structures = read_frames(stores[split], required=("energy",)).structures
+        found = is2re_metrics(list(structures), [p.energy for p in predict(potential, structures)])
         mae.append(found["energy_mae"])
         ewt.append(100.0 * found["energy_within_threshold"])
-        reporter.line(f"{split}: MAE {mae[-1]:.4f} eV, EwT {ewt[-1]:.2f} % of {len(frames)} structures")
+        reporter.line(f"{split}: MAE {mae[-1]:.4f} eV, EwT {ewt[-1]:.2f} % of {len(structures)} structures")
     return Row("this run", (*mae, sum(mae) / len(mae)), (*ewt, sum(ewt) / len(ewt)))
+
+
+def predict(potential: Potential, structures: Sequence[Structure]) -> list[FramePrediction]:
+    """Predictions of all structures, whose graphs are never all in memory."""
+    pieces = (structures[k : k + STRUCTURES_AT_A_TIME] for k in range(0, len(structures), STRUCTURES_AT_A_TIME))
+    return [prediction for piece in pieces for prediction in evaluate(potential, tuple(piece)).predictions]
 
 
 def write_submission(dataset: Dataset, potential: Potential, folders: Mapping[str, str], output: Path) -> Path | None:
@@ -252,7 +275,7 @@ def write_submission(dataset: Dataset, potential: Potential, folders: Mapping[st
     parts = {}
     for split, name in TEST[dataset].items():
         structures = read_frames(folders[name], required=()).structures
-        parts[split] = split_arrays("is2re", structures, evaluate(potential, structures).predictions, dataset=dataset)
+        parts[split] = split_arrays("is2re", structures, predict(potential, structures), dataset=dataset)
     path = output / "submission.npz"
     write_npz(path, join_splits(parts, dataset))
     return path

@@ -201,6 +201,8 @@ def _read(data: DataConfig, files: str | list[str], config: RunConfig) -> FrameS
     keys = label_keys(data)
     if not config.model.predicts_stress:
         keys = replace(keys, stress="none")
+    if not config.model.predicts_forces:
+        keys = replace(keys, forces="none")
     with_forces = keys.forces != "none" and config.training.forces_weight
     required = ("energy", "forces") if with_forces else ("energy",)
     return read_frames(files, keys, required=required, allow_partial=data.allow_partial, ocp=data.ocp.options())
