@@ -7,6 +7,7 @@ of `tdn.cp` become a single term with the factors of its table.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -32,7 +33,7 @@ class WeightBlock(NamedTuple):
     @property
     def stop(self) -> int:
         """End of the block."""
-        return self.start + int(np.prod(self.shape))
+        return self.start + math.prod(self.shape)  # not NumPy's: a compiled graph would break here
 
 
 @dataclass(frozen=True)
