@@ -11,8 +11,8 @@ from typing import Any
 
 from tdn.errors import ConfigError
 
-SAME_MAP = "same map, same weights"
-PATH_WEIGHTS = "same paths, but a weight a path and channel, given ready-made: more weights than ours"
+SAME_MAP = "same map, radial weights ready-made"
+PATH_WEIGHTS = "same paths, radial weights ready-made, but one a path and channel: more than ours"
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,17 @@ class Peer:
 
 
 CONVOLUTIONS = {
-    "ours": Peer("tdn", "tdn.bench.convolutions:ours", "exact factors, projected on the nodes"),
+    "ours": Peer(
+        "tdn", "tdn.bench.convolutions:ours", "exact factors, projected on the nodes; evaluates the radial splines too"
+    ),
     "exact_ke": Peer("tdn", "tdn.bench.convolutions:exact_ke", SAME_MAP + ", dense tensor contracted first"),
     "exact_ke_compiled": Peer(
         "tdn", "tdn.bench.convolutions:exact_ke", SAME_MAP + ", dense tensor contracted first", {"compiled": True}
     ),
     "paper_cp": Peer(
-        "tdn", "tdn.bench.convolutions:paper_cp", "rank 7 L² an edge, approximate, SO(3) paths, one weight a channel"
+        "tdn",
+        "tdn.bench.convolutions:paper_cp",
+        "rank 7 L² an edge, approximate, SO(3) paths, one ready-made weight a channel",
     ),
     "e3nn": Peer("e3nn", "tdn.bench.convolutions:e3nn", PATH_WEIGHTS),
     "e3nn_compiled": Peer("e3nn", "tdn.bench.convolutions:e3nn", PATH_WEIGHTS, {"compiled": True}),

@@ -41,8 +41,21 @@ def convolutions(
         sized = dataclasses.replace(task, passes=CONVOLUTION_PASSES, settings=settings)
         label = f"L={lmax}, {channels} channels, {neighbors} neighbours"
         entries = measure(peers, sized, interpreters, lambda message, label=label: progress(f"{label}: {message}"))
-        rows.append({**settings, "edges": nodes * neighbors, **summarise(entries)})
+        row = {**settings, "edges": nodes * neighbors, **summarise(entries)}
+        rows.append({**row, "bandwidth": bandwidth(row)})
     return {"suite": "conv", "rows": rows, "exponents": exponents(rows)}
+
+
+def bandwidth(row: Mapping[str, Any]) -> dict[str, float]:
+    """What our whole forward pass moves in a second of the bytes that its sum over neighbours must move."""
+    facts, times = row["contenders"].get("ours"), row["passes"].get("forward", {}).get("times", {})
+    if facts is None or "ours" not in times:
+        return {}
+    achieved = 1e-6 * facts["bytes_of_sum"] / times["ours"]["median_ms"]
+    return {
+        "gb_per_s": round(achieved, 3), "copy_gb_per_s": facts["copy_gb_per_s"],
+        "of_copy": round(achieved / facts["copy_gb_per_s"], 4),
+    }  # fmt: skip
 
 
 def exponents(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

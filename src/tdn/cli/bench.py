@@ -338,6 +338,12 @@ def _findings(result: dict[str, Any]) -> list[str]:
     from tdn.bench.suites import EXPLANATIONS
 
     lines = []
+    for row in result["rows"] if result["suite"] == "conv" else ():
+        if moved := row["bandwidth"]:
+            lines.append(
+                f"{_row_title(row)}: forward moves {moved['gb_per_s']:.3g} GB/s of what the sum must move, "
+                f"{100 * moved['of_copy']:.0f} % of a plain copy's {moved['copy_gb_per_s']:.3g} GB/s"
+            )
     for fit in result.get("exponents", []):
         text = ", ".join(f"{who} {a:.2f}" for who, a in fit["exponents"].items() if a is not None)
         size = f"{fit['channels']} channels, {fit['neighbors']} neighbours, {EXPLANATIONS[fit['pass']]}"

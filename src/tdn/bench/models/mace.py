@@ -16,9 +16,8 @@ from tdn.bench.worker import Contender, Task
 
 def build(task: Task, channels: int, compiled: bool = False) -> Contender:
     """MACE with `channels` channels and max_L=1, eager (its default on CPUs) or through its `torch.compile` mode."""
-    from mace import data, modules, tools  # sets what lets its old e3nn read its tables: first
-
-    o3 = importlib.import_module("e3nn.o3")
+    # MACE first: it sets what lets its old e3nn read its tables.
+    data, modules, tools, o3 = map(importlib.import_module, ("mace.data", "mace.modules", "mace.tools", "e3nn.o3"))
 
     torch.set_default_dtype(getattr(torch, task.dtype))
     numbers, cutoff = species_of(task), float(task.settings["cutoff"])
