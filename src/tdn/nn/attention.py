@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tdn.nn.edge_product import EdgeProduct, Kernel
 from tdn.nn.gaussian import RadialProfile
 from tdn.nn.harmonics import degrees
-from tdn.nn.kernels import gather, scatter_sum
+from tdn.nn.kernels import gather, largest, scatter_sum
 
 NEGATIVE_SLOPE = 0.2
 RADIAL_HIDDEN = 64
@@ -102,10 +102,7 @@ def segment_softmax(logits: Tensor, factor: Tensor | None, receivers: Tensor, nu
         receivers: int64 `[E]`.
         num_nodes: `N`.
     """
-    index = receivers[:, None].expand_as(logits)
-    largest = logits.new_full((num_nodes, logits.shape[1]), -torch.inf)
-    largest = largest.scatter_reduce(0, index, logits.detach(), "amax")
-    powers = torch.exp(logits - largest.index_select(0, receivers))
+    powers = torch.exp(logits - largest(logits, receivers, num_nodes).index_select(0, receivers))
     if factor is not None:
         powers = powers * factor
     sums = scatter_sum(powers, receivers, num_nodes)

@@ -10,7 +10,7 @@ parameter and no state dict knows of it.
 from tdn.nn.kernels import gpu  # noqa: F401  (registers itself)
 from tdn.nn.kernels.convolution import convolve
 from tdn.nn.kernels.graph import EdgeIndex
-from tdn.nn.kernels.nodes import gather, scatter_sum
+from tdn.nn.kernels.nodes import gather, largest, scatter_sum
 from tdn.nn.kernels.plain import PlainOperators
 
-__all__ = ["EdgeIndex", "PlainOperators", "convolve", "gather", "scatter_sum"]
+__all__ = ["EdgeIndex", "PlainOperators", "convolve", "gather", "largest", "scatter_sum"]

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tdn.nn.kernels import reference
+
 
 @torch.library.custom_op("tdn::gather", mutates_args=())
 def gather(values: Tensor, index: Tensor) -> Tensor:
@@ -21,6 +23,21 @@ def gather(values: Tensor, index: Tensor) -> Tensor:
 def scatter_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
     """Sum edge values `[E, ...]` into the `size` nodes that `index [E]` names, `[size, ...]`; deterministic on CPUs."""
     return values.new_zeros((size, *values.shape[1:])).index_add_(0, index, values.contiguous())
+
+
+@torch.library.custom_op("tdn::largest", mutates_args=())
+def largest(values: Tensor, index: Tensor, size: int) -> Tensor:
+    """Largest of the edge values `[E, H]` of each node, `[size, H]`; minus infinity without edges.
+
+    Its derivative counts as zero: it is for shifts that have no effect on a result. `detach` would say so too, but a
+    trace (`tdn.models.compiled`) forgets it, and the compiler's derivative of a maximum compares values computed twice.
+    """
+    return reference.largest(values, index, size)
+
+
+@largest.register_fake
+def _(values: Tensor, index: Tensor, size: int) -> Tensor:
+    return values.new_empty((size, values.shape[1]))
 
 
 @gather.register_fake
@@ -55,3 +72,4 @@ def _scatter_backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
 
 gather.register_autograd(_gather_backward, setup_context=_gather_context)
 scatter_sum.register_autograd(_scatter_backward, setup_context=_scatter_context)
+largest.register_autograd(lambda ctx, gradient: (None, None, None))

@@ -14,6 +14,7 @@ from tdn.nn.kernels import convolution, graph, nodes, reference  # noqa: F401  (
 PLAIN_FORMS: dict[Any, Callable[..., Any]] = {
     torch.ops.tdn.gather.default: lambda values, index: values.index_select(0, index),
     torch.ops.tdn.scatter_sum.default: reference.scatter_sum,
+    torch.ops.tdn.largest.default: reference.largest,
     torch.ops.tdn.group_by.default: reference.group_by,
     torch.ops.tdn.aggregate.default: reference.aggregate,
     torch.ops.tdn.edge_gradients.default: reference.edge_gradients,

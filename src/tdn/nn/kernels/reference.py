@@ -16,6 +16,12 @@ def scatter_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
     return values.new_zeros((size, *values.shape[1:])).index_add(0, index, values)
 
 
+def largest(values: Tensor, index: Tensor, size: int) -> Tensor:
+    """See `nodes.largest`."""
+    start = values.new_full((size, values.shape[1]), -torch.inf)
+    return start.scatter_reduce(0, index[:, None].expand_as(values), values.detach(), "amax")
+
+
 def group_by(index: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """See `graph.group_by`."""
     ordered, order = torch.sort(index, stable=True)
