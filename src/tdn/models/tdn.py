@@ -8,7 +8,7 @@ stress of it. Everything vanishes for an atom without neighbours, so that a lone
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -261,5 +261,6 @@ class TDN(nn.Module):
         """The harmonics as each layer's convolution takes them; all but the first share their factors."""
         if self.config.products == "exact":
             return [None] * len(self.layers)
-        projected = [layer.convolution.project_filter(harmonics) for layer in self.layers[:2]]
+        first: Any = self.layers[:2]
+        projected = [layer.convolution.project_filter(harmonics) for layer in first]
         return projected + projected[1:] * (len(self.layers) - 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -56,7 +57,7 @@ class MDSummary:
 
 def read_log(folder: Path) -> dict[str, NDArray[np.float64]]:
     """Columns of a run's `log.csv`; NaN where a column does not apply."""
-    table = np.genfromtxt(folder / "log.csv", delimiter=",", names=True, dtype=np.float64)
+    table: Any = np.genfromtxt(folder / "log.csv", delimiter=",", names=True, dtype=np.float64)
     return {name: np.atleast_1d(table[name]) for name in table.dtype.names or ()}
 
 

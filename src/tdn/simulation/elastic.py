@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -42,7 +43,7 @@ class Elasticity:
         """Mean of Voigt's and Reuss' bound, GPa."""
         c, s = self.constants, np.linalg.inv(self.constants)
 
-        def parts(m: NDArray[np.float64]) -> tuple[float, float, float]:
+        def parts(m: NDArray[Any]) -> tuple[float, float, float]:
             return np.trace(m[:3, :3]), m[0, 1] + m[0, 2] + m[1, 2], np.trace(m[3:, 3:])
 
         (a, b, d), (e, f, g) = parts(c), parts(s)

@@ -86,12 +86,13 @@ class Ensemble:
         from ase.md.nose_hoover_chain import IsotropicMTKNPT, NoseHooverChainNVT
         from ase.md.verlet import VelocityVerlet
 
-        step, heat = self.timestep * units.fs, {"temperature_K": self.temperature}
+        step: float = self.timestep * units.fs
+        heat: dict[str, Any] = {"temperature_K": self.temperature}
         if self.name == "nve":
             return VelocityVerlet(atoms, step)
         if self.name == "langevin":
             return Langevin(atoms, step, friction=self.friction / (1000 * units.fs), fixcm=False, rng=rng, **heat)
-        damping = {"tdamp": self.tdamp * units.fs}
+        damping: dict[str, Any] = {"tdamp": self.tdamp * units.fs}
         if self.name == "nose-hoover":
             return NoseHooverChainNVT(atoms, step, **heat, **damping)
         return IsotropicMTKNPT(

@@ -18,7 +18,7 @@ CLOSEST_SHARE = 0.85
 
 
 class SimulationStopped(TDNError):
-    """The structure has exploded or left the model's domain; the state up to there is saved."""
+    """The structure has exploded or left the model's domain; the last state saved before that stays."""
 
 
 @dataclass(frozen=True)

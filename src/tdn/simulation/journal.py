@@ -103,7 +103,7 @@ class Journal:
         self._file.close()
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Note one finished structure; it survives a kill of this process.
+        """Note one finished structure; it is on the disk when this returns, safe against kills and power cuts.
 
         Raises:
             OSError: If the disk is full; what was noted before stays.
@@ -111,6 +111,7 @@ class Journal:
         start = self._file.tell()
         self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
         self._file.flush()
+        os.fsync(self._file.fileno())
         self._where[record["index"]] = Path(self._file.name), start
 
     def read(self, index: int) -> dict[str, Any]:

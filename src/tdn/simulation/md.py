@@ -18,7 +18,6 @@ from typing import IO, Any
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.md.md import MolecularDynamics
 
 from tdn.calculator import TDNCalculator
 from tdn.errors import ConfigError, DataError
@@ -116,7 +115,7 @@ class MDRun:
             self._restore(*state)
         elif not (keep_velocities and self.atoms.has("momenta")):
             settings.ensemble.start(self.atoms, self._rng)
-        self.dynamics: MolecularDynamics = settings.ensemble.dynamics(self.atoms, self._rng)
+        self.dynamics: Any = settings.ensemble.dynamics(self.atoms, self._rng)
         if state is not None:
             settings.ensemble.recall(self.dynamics, state[1])
         self._files = _Files(folder, state[0] if state is not None else None)
@@ -194,7 +193,7 @@ class MDRun:
         if interval and self.step % interval == 0:
             self._files.frame(self.atoms, self.step, self.settings.ensemble.timestep)
 
-    def _row(self) -> list[float | None]:
+    def _row(self) -> list[Any]:
         atoms = self.atoms
         potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
         pressure = volume = None

@@ -113,8 +113,9 @@ def phonons(
 
 def fitting_supercell(atoms: Atoms, height: float) -> list[int]:
     """Repetitions that make each height of the cell at least `height` (Å)."""
+    rows = atoms.cell.array
     heights = atoms.get_volume() / np.linalg.norm(
-        [np.cross(atoms.cell[(k + 1) % 3], atoms.cell[(k + 2) % 3]) for k in range(3)], axis=1
+        [np.cross(rows[(k + 1) % 3], rows[(k + 2) % 3]) for k in range(3)], axis=1
     )
     return [max(1, int(np.ceil(height / own - 1e-6))) for own in heights]
 
