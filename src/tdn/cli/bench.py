@@ -135,6 +135,7 @@ def train_step(
     eager: EagerOption = False,
     peers: PeersOption = None,
     peer_python: PythonOption = None,
+    airs_code: AirsOption = None,
     rounds: RoundsOption = 7,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
@@ -148,8 +149,8 @@ def train_step(
     from tdn.bench.rounds import Interpreters
     from tdn.bench.suites import training_step
 
-    chosen = choose(MODELS, _names(peers), eager)
-    task = _task(rounds, device, dtype, threads, _sizes(lmax, channels, layers, cutoff, None))
+    chosen = choose(MODELS, _with_airs(_names(peers), airs_code), eager)
+    task = _task(rounds, device, dtype, threads, _sizes(lmax, channels, layers, cutoff, airs_code))
     with _progress(quiet) as progress:
         result = training_step(batch, chosen, task, Interpreters.parse(peer_python or ()), progress)
     _report(result, json, picture, quiet, threads)
