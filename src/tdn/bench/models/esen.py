@@ -26,7 +26,7 @@ class ESEN(nn.Module):
 
 
 def build(task: Task, channels: int = 128, lmax: int = 2, layers: int = 4) -> Contender:
-    """eSEN in eager PyTorch, its neighbour list made before."""
+    """Energies and forces in eager PyTorch, the neighbour list made before."""
     from ase.neighborlist import neighbor_list
     from fairchem.core.datasets.atomic_data import AtomicData, atomicdata_list_to_batch
     from fairchem.core.models.uma.escn_md import MLP_EFS_Head, eSCNMDBackbone
