@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from tdn.graph import AtomGraph
 from tdn.interfaces.engine import EngineCore
 from tdn.modelfile import load_model
 from tdn.models.potential import Potential
+from tdn.models.uncertainty import LastLayer, energy_uncertainty
 from tdn.neighbors import SHORTEST_DISTANCE, neighbor_list
 from tdn.structure import Structure
 
@@ -95,6 +97,11 @@ class TDNCalculator(Calculator):
     standard deviations): `energy_std` in eV, `energies_std` `[n]` in eV, and `forces_std` `[n]` in eV/Å, the root of
     the mean squared distance of a member's force on the atom from the mean force.
 
+    `energy_uncertainty` in eV, the standard deviation to be expected of the energy's error, costs another evaluation of
+    the energy: ask for it with `calc.get_property("energy_uncertainty", atoms)`, or pass `uncertainty=True` to have it
+    in `calc.results` every time. A single model must have been calibrated (`tdn calibrate`); that of a committee is
+    `energy_std`.
+
     Args:
         model: Model file, `Potential`, or a sequence of them for a committee. A `Potential` is copied: the calculator
             neither changes it nor follows its further training.
@@ -104,13 +111,16 @@ class TDNCalculator(Calculator):
         skin: How much further than the cutoff the neighbour list reaches, Å.
         compile: Run compiled code: faster in long runs, but the first call takes up to
             a minute, and needs a C++ compiler on CPUs.
+        uncertainty: Whether results always hold `energy_uncertainty`.
 
     Raises:
         DataError: If a committee is empty or its members know different elements.
         ModelFileError: If a file is missing, damaged or not a model.
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress", "stresses"]
+    implemented_properties: ClassVar[list[str]] = [
+        *("energy", "free_energy", "energies", "forces", "stress", "stresses", "energy_uncertainty"),
+    ]
 
     def __init__(
         self,
@@ -119,6 +129,7 @@ class TDNCalculator(Calculator):
         dtype: torch.dtype | str | None = None,
         skin: float = 0.5,
         compile: bool = False,
+        uncertainty: bool = False,
     ) -> None:
         super().__init__()
         if skin < 0:
@@ -128,6 +139,9 @@ class TDNCalculator(Calculator):
         chosen = choose_device(device)
         self.potentials = tuple(_prepare(member, chosen, _as_dtype(dtype)) for member in members)
         _check_committee(self.potentials)
+        self._always: frozenset[str] = frozenset({"energy_uncertainty"} if uncertainty else ())
+        if uncertainty:
+            self._check_calibrated()
         for potential in self.potentials if compile else ():
             potential.compile()
         reasons = dict.fromkeys(r for potential in self.potentials for r in potential.config.not_claimed.values())
@@ -151,7 +165,10 @@ class TDNCalculator(Calculator):
         super().calculate(atoms, list(properties), list(system_changes))
         structure = Structure.from_ase(cast(Atoms, self.atoms))
         periodic = bool(structure.pbc.all())
-        asked = {"stress", "stresses"} & set(properties)
+        wanted = self._always | set(properties)
+        asked = {"stress", "stresses"} & wanted
+        if "energy_uncertainty" in wanted:
+            self._check_calibrated()
         if asked and not periodic:
             raise PropertyNotImplementedError(
                 f"Stress needs a structure that is periodic in all three directions; {structure.formula} has "
@@ -177,6 +194,10 @@ class TDNCalculator(Calculator):
             self.results["stresses"] = full_3x3_to_voigt_6_stress(-self._virials(graph) / cast(float, structure.volume))
         if len(members) > 1:
             self.results |= _spread(members)
+        if "energy_uncertainty" in wanted:
+            self.results["energy_uncertainty"] = (
+                self.results["energy_std"] if len(members) > 1 else self._last_layer_uncertainty(graph)
+            )
 
     def get_hessian(self, atoms: Atoms) -> np.ndarray:
         """Second derivatives of the energy, eV/Å², `[3n, 3n]`, a committee's mean; use `dtype="float64"`.
@@ -194,6 +215,17 @@ class TDNCalculator(Calculator):
         shifts = torch.einsum("ek,kc->ec", graph.shifts, graph.cell[0])
         arguments = (graph.positions, graph.numbers, graph.senders, graph.receivers, shifts)
         return np.mean([EngineCore(p)(*arguments)[2].detach().cpu().numpy() for p in self.potentials], axis=0)
+
+    def _check_calibrated(self) -> None:
+        if len(self.potentials) == 1 and self.potentials[0].uncertainty is None:
+            raise PropertyNotImplementedError(
+                "This model has no uncertainties: fit them with `tdn calibrate`, or pass several models as a committee."
+            )
+
+    def _last_layer_uncertainty(self, graph: AtomGraph) -> float:
+        potential = self.potentials[0]
+        posterior = potential.uncertainty
+        return energy_uncertainty(LastLayer(potential), posterior, graph) if posterior is not None else math.nan
 
     @property
     def _predicts_stress(self) -> bool:

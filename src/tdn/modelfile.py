@@ -7,6 +7,7 @@ so that a model trained today gives the same numbers with next year's tables.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from tdn.errors import ModelFileError
 from tdn.files import atomic_write
 from tdn.models.architectures import build_potential, parse_model_config
 from tdn.models.potential import Potential
+from tdn.models.uncertainty import LastLayerPosterior
 from tdn.nn.tensor_product import TableModule
 from tdn.version import __version__
 
@@ -71,6 +73,13 @@ def save_model(path: str | os.PathLike[str], potential: Potential, metadata: Map
         "table_of_module": keys,
         "metadata": dict(metadata or {}),
     }
+    if potential.uncertainty is not None:
+        posterior = potential.uncertainty
+        tensors["uncertainty.root"] = posterior.root.contiguous()
+        scales = {"energy_scale": posterior.energy_scale, "forces_scale": posterior.forces_scale}
+        header["uncertainty"] = {"names": posterior.names, "facts": dict(posterior.facts)} | {
+            name: value if math.isfinite(value) else None for name, value in scales.items()
+        }
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata={"tdn": json.dumps(header)})
 
@@ -113,6 +122,8 @@ def load_model(
         potential.load_state_dict(weights)
     except RuntimeError as error:
         raise ModelFileError(f"{path}: the weights do not fit the configuration in the same file: {error}") from error
+    if "uncertainty" in header:
+        potential.uncertainty = _stored_posterior(header["uncertainty"], tensors["uncertainty.root"])
     return potential.to(device).eval()
 
 
@@ -149,6 +160,11 @@ def _stored_table(shipped: FactorTable, key: str, header: dict[str, Any], tensor
         },
         method=stored["method"],
     )
+
+
+def _stored_posterior(stored: Mapping[str, Any], root: Tensor) -> LastLayerPosterior:
+    scales = {name: math.nan if stored[name] is None else stored[name] for name in ("energy_scale", "forces_scale")}
+    return LastLayerPosterior(tuple(stored["names"]), root, facts=stored["facts"], **scales)
 
 
 def _read(path: str | os.PathLike[str], weights: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:

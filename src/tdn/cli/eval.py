@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tdn.cli.calibrate import print_calibration
 from tdn.cli.common import (
     DeviceOption,
     DtypeOption,
@@ -75,6 +76,7 @@ def evaluate_files(
     from tdn.data.reading import read_frames
     from tdn.devices import choose_device
     from tdn.evaluation import evaluate, write_predictions
+    from tdn.evaluation.uncertainty import measure_calibration
     from tdn.modelfile import load_model
 
     set_threads(threads)
@@ -86,6 +88,8 @@ def evaluate_files(
         typer.echo(f"{frames.source}: {frames.report}", err=True)
     evaluation = evaluate(potential, frames.structures, origins=frames.origins)
     print_errors(evaluation, quiet or str(json) == "-")
+    calibration = measure_calibration(potential, evaluation)
+    print_calibration(calibration, "\nUncertainties beside errors", quiet or str(json) == "-")
     found = task_metrics(metrics, evaluation, potential, relaxed or data) if metrics is not None else None
     if found is not None:
         print_table(
@@ -97,7 +101,10 @@ def evaluate_files(
         write_folder(output, evaluation, model, data, keys)
         if not quiet:
             typer.echo(f"report: {output / 'report.html'}", err=True)
-    write_json_option(json, {**evaluation.to_dict(), **({} if found is None else {"metrics": {metrics: found}})})
+    content = evaluation.to_dict()
+    content |= {} if found is None else {"metrics": {metrics: found}}
+    content |= {"uncertainty": {part.quantity: part.to_dict() for part in calibration}} if calibration else {}
+    write_json_option(json, content)
 
 
 def task_metrics(task: str, evaluation: Evaluation, potential: Potential, relaxed: list[str]) -> dict[str, float]:

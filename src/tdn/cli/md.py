@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -67,6 +68,9 @@ def md(
     extrapolate: Annotated[
         bool, typer.Option("--extrapolate", help="Go on where atoms come closer than in the training data.")
     ] = False,
+    max_uncertainty: Annotated[
+        float, typer.Option("--max-uncertainty", help="Stop where the energy is more uncertain, meV/atom; 0 for never.")
+    ] = 0.0,
     compile: Annotated[
         bool, typer.Option("--compile", help="Run compiled code; worth a minute of compilation in long runs.")
     ] = False,
@@ -105,7 +109,9 @@ def md(
         "model": fingerprint([model]), "structure": fingerprint(files), "dtype": str(calculator.potentials[0].dtype)
     }  # fmt: skip
     settings = MDSettings(physics, log_interval, trajectory_interval, state_interval, inputs)
-    guard = make_guard(model, temperature, extrapolate)
+    guard = make_guard(model, temperature, extrapolate, max_uncertainty)
+    if max_uncertainty > 0 and calculator.potentials[0].uncertainty is None:
+        raise ConfigError(f"--max-uncertainty needs a model with uncertainties: run tdn calibrate {model} first.")
     run = MDRun(
         output, frames[-1], calculator, settings, guard, resume=resume, overwrite=overwrite,
         keep_velocities=keep_velocities,
@@ -130,13 +136,15 @@ def make_calculator(model: Path, device: str, dtype: Any, compile: bool) -> Any:
     return TDNCalculator(model, device=device, dtype=dtype, compile=compile)
 
 
-def make_guard(model: Path, temperature: float, extrapolate: bool) -> Guard:
+def make_guard(model: Path, temperature: float, extrapolate: bool, max_uncertainty: float = 0.0) -> Guard:
     """Limits from the temperature and from what the model file says of its training data."""
     from tdn.modelfile import read_header
     from tdn.simulation.guards import Guard
+    from tdn.units import MEV_PER_EV
 
     known = read_header(model)["metadata"].get("shortest_distances", {})
-    return Guard(max(10 * temperature, 3000.0), shortest={} if extrapolate else known)
+    uncertain = max_uncertainty / MEV_PER_EV if max_uncertainty > 0 else math.inf
+    return Guard(max(10 * temperature, 3000.0), shortest={} if extrapolate else known, max_uncertainty=uncertain)
 
 
 def drive(run: MDRun, target: int, quiet: bool) -> bool:

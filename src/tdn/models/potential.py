@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from tdn.models.config import ModelConfig
 from tdn.models.tdn import TDN, TDNConfig
 from tdn.nn.kernels import gather, scatter_sum
 from tdn.nn.radial import polynomial_envelope
+
+if TYPE_CHECKING:
+    from tdn.models.uncertainty import LastLayerPosterior
 
 # An atom counts as bound once a neighbour is well inside the cutoff; see `Potential.forward`.
 BINDING_SHARPNESS = 4.0
@@ -48,6 +52,8 @@ class Potential(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        # Set by `tdn calibrate`; new weights need a new one.
+        self.uncertainty: LastLayerPosterior | None = None
         self._compile = False
         self._core: CompiledCore | None = None
         self.elements: tuple[int, ...] = tuple(sorted(reference_energies))

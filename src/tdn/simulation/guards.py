@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import Calculator
 
 from tdn.data.dataset import pair_name
 from tdn.errors import TDNError
 from tdn.neighbors import neighbor_list
 from tdn.structure import Structure
+from tdn.units import MEV_PER_EV
 
 # Distances below this share of the shortest one in training count as outside: bonds vibrate a little further.
 CLOSEST_SHARE = 0.85
@@ -25,16 +28,20 @@ class SimulationStopped(TDNError):
 class Guard:
     """Limits of a simulation.
 
+    In ASE: `dynamics.attach(Guard(max_uncertainty=0.005).check, interval=10, atoms=atoms)`.
+
     Attributes:
         max_temperature: K.
         max_force: eV/Å.
         shortest: Shortest distance of each pair of elements in the training data, Å, keys such as `C-H`; pairs that
             are missing have no limit.
+        max_uncertainty: Of the energy, eV/atom; needs a calculator that knows it.
     """
 
     max_temperature: float = np.inf
     max_force: float = 100.0
     shortest: Mapping[str, float] = field(default_factory=dict)
+    max_uncertainty: float = np.inf
 
     def check(self, atoms: Atoms) -> None:
         """Look at the present geometry, velocities and forces.
@@ -59,6 +66,17 @@ class Guard:
             )
         if self.shortest:
             self._check_distances(Structure.from_ase(atoms))
+        if np.isfinite(self.max_uncertainty):
+            self._check_uncertainty(atoms)
+
+    def _check_uncertainty(self, atoms: Atoms) -> None:
+        found: Any = cast(Calculator, atoms.calc).get_property("energy_uncertainty", atoms)
+        if not found / len(atoms) <= self.max_uncertainty:
+            raise SimulationStopped(
+                f"The energy is uncertain by {MEV_PER_EV * found / len(atoms):.2g} meV/atom (limit "
+                f"{MEV_PER_EV * self.max_uncertainty:.2g} meV/atom), so that the model has left what it knows. "
+                "Train on such structures."
+            )
 
     def _check_distances(self, structure: Structure) -> None:
         senders, receivers, shifts = neighbor_list(structure, CLOSEST_SHARE * max(self.shortest.values()))
