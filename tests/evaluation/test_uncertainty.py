@@ -96,7 +96,7 @@ def test_commands_calibrate_and_show(tmp_path: Path) -> None:
     shown = RUNNER.invoke(
         eval_app, [str(model), str(valid), "--json", str(tmp_path / "e.json")], catch_exceptions=False
     )
-    assert "rank correlation" in " ".join(shown.output.split())
+    assert "Uncertainties beside errors" in shown.output
     assert json.loads((tmp_path / "e.json").read_text())["uncertainty"]["energy"]["count"] == 6
 
 

@@ -81,7 +81,7 @@ def print_calibration(calibration: Sequence[Calibrated], title: str, quiet: bool
                 f"{100 * found['within_2_sigma']:.0f} %", f"{found['rank_correlation']:.2f}", str(found["count"]),
             ]
         )  # fmt: skip
-    columns = ["uncertainty", "predicted", "error", "z", "within σ", "within 2σ", "rank correlation", "values"]
+    columns = ["uncertainty", "predicted", "error", "z", "≤ σ", "≤ 2σ", "rank", "values"]
     if rows:
         print_table(title, columns, rows, quiet)
 

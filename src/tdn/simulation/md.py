@@ -239,8 +239,9 @@ class _Files:
         frame = atoms.copy()
         frame.calc = atoms.calc
         frame.info |= {"step": step, "time_fs": step * timestep}
-        if "energy_uncertainty" in atoms.calc.results:
-            frame.info["energy_uncertainty"] = atoms.calc.results["energy_uncertainty"]
+        results: dict[str, Any] = getattr(atoms.calc, "results", {})
+        if "energy_uncertainty" in results:
+            frame.info["energy_uncertainty"] = results["energy_uncertainty"]
         ase.io.write(self._open[TRAJECTORY], frame, format="extxyz")
 
     def sizes(self) -> dict[str, int]:
