@@ -11,7 +11,9 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from tdn.bench.results import short
 from tdn.cp.tables import load_table
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +54,11 @@ def accuracy() -> str:
     return markdown(header, rows)
 
 
+def _bench(name: str) -> dict[str, Any]:
+    path = ROOT / "benchmarks" / "results" / f"bench_{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def speed() -> str:
     """Time of one convolution, and of it with the double backward of force training, beside that of other forms."""
     result = json.loads((ROOT / "benchmarks" / "results" / "conv.json").read_text(encoding="utf-8"))
@@ -63,6 +70,26 @@ def speed() -> str:
             cells += [f"{times[form]['ratio_to_ours']:.1f} ×" for form in ("exact_ke", "e3nn")]
         rows.append(cells)
     return markdown(("L", "R", "forward", "dense", "e3nn", "with double backward", "dense", "e3nn"), rows)
+
+
+def networks() -> str:
+    """Energy and forces, and a training step, of whole networks of several packages."""
+    rows = [*_bench("model")["rows"], *_bench("train_step")["rows"]]
+    columns = [next(iter(row["passes"].values())) for row in rows]
+    names = sorted(columns[1]["times"], key=lambda who: columns[1]["times"][who]["median_ms"])
+    lines = []
+    for who in names:
+        cells = []
+        for column in columns:
+            found = column["times"].get(who)
+            ratio = column["ratios"].get(who)
+            cells.append(
+                "" if found is None else f"{short(found['median_ms'])} ms" + (f", {ratio:.1f} ×" if ratio else "")
+            )
+        facts = rows[1]["contenders"][who]
+        lines.append((f"{facts['work']}; {facts['mode']}", f"{facts['parameters']:,}".replace(",", " "), *cells))
+    titles = [f"{row['system']}, {row['atoms']} atoms" for row in rows[:2]]
+    return markdown(("network", "parameters", *titles, f"training step, {rows[2]['system']}"), lines)
 
 
 def startup() -> str:
@@ -93,7 +120,10 @@ def symmetry() -> str:
     return markdown(("", "float32", "limit", "float64", "limit"), rows)
 
 
-TABLES = {"ranks": ranks, "accuracy": accuracy, "speed": speed, "startup": startup, "symmetry": symmetry}
+TABLES = {
+    "ranks": ranks, "accuracy": accuracy, "speed": speed, "networks": networks, "startup": startup,
+    "symmetry": symmetry,
+}  # fmt: skip
 
 
 def updated(text: str) -> str:
