@@ -56,6 +56,11 @@ class ModelConfig(StrictConfig):
         return False
 
     @property
+    def repulsive(self) -> bool:
+        """Whether the potential adds the screened nuclear repulsion of atoms that are closer than a bond."""
+        return False
+
+    @property
     def output_scale(self) -> float | None:
         """Output scale in eV that the configuration fixes; None leaves it to the training data."""
         return None

@@ -18,6 +18,7 @@ from tdn.models.config import ModelConfig
 from tdn.models.tdn import TDN, TDNConfig
 from tdn.nn.kernels import gather, scatter_sum
 from tdn.nn.radial import polynomial_envelope
+from tdn.nn.repulsion import Repulsion
 
 if TYPE_CHECKING:
     from tdn.models.uncertainty import LastLayerPosterior
@@ -31,7 +32,8 @@ class Potential(nn.Module):
 
     `E = sum_i [E0(Z_i) + b(i) shift(Z_i) + scale * network(i)]`, where `b(i)` goes smoothly from 0 for a lone atom to 1
     for a bound one, so that the energies of isolated atoms stay exactly at their references while the network need
-    not learn the mean binding energy. Forces and stress are the derivatives of E.
+    not learn the mean binding energy. With `zbl` in the configuration the ZBL repulsion of close nuclei is added
+    (`tdn.nn.repulsion`). Forces and stress are the derivatives of E.
 
     Args:
         config: Network shape.
@@ -58,6 +60,7 @@ class Potential(nn.Module):
         self._core: CompiledCore | None = None
         self.elements: tuple[int, ...] = tuple(sorted(reference_energies))
         self.network = self.build_network()
+        self.repulsion = Repulsion(self.elements, config.r_max) if config.repulsive else None
         self.scale = float(scale)
         start = [(shifts or {}).get(z, 0.0) / self.scale for z in self.elements]
         self.shift = nn.Parameter(torch.tensor(start, dtype=torch.get_default_dtype()))
@@ -120,9 +123,13 @@ class Potential(nn.Module):
     def atomic_energies(self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
         """Energy of every atom above its reference, eV, `[N]`, from edge vectors `[E, 3]` and element indices `[N]`."""
         energies = self.network(vectors, species, senders, receivers)
-        envelope = polynomial_envelope(vectors.square().sum(-1).sqrt(), self.r_max)
+        distance = vectors.square().sum(-1).sqrt()
+        envelope = polynomial_envelope(distance, self.r_max)
         bound = -torch.expm1(-BINDING_SHARPNESS * scatter_sum(envelope, receivers, species.shape[0]))
-        return self.scale * (energies + bound * gather(self.shift, species))
+        energies = self.scale * (energies + bound * gather(self.shift, species))
+        if self.repulsion is None:
+            return energies
+        return energies + self.repulsion(distance, species, senders, receivers)
 
     def energies_above_reference(self, graph: AtomGraph) -> Tensor:
         """Energy of every atom of `graph` above its reference, eV, `[N]`: what `forward` adds the references to."""

@@ -41,6 +41,7 @@ class TDNConfig(ModelConfig):
         weight_per_degree: Radial weights for every filter degree, instead of one for all.
         shared_linear: One channel matrix for all degrees, as in the paper, instead of one a degree.
         products: `cp` for factors, `exact` for the dense twin (same parameters, same function, slower).
+        zbl: Add the ZBL repulsion of nuclei closer than a bond, so that simulations do not fall into holes there.
     """
 
     architecture: Literal["TDN"] = "TDN"
@@ -57,8 +58,14 @@ class TDNConfig(ModelConfig):
     weight_per_degree: bool = True
     shared_linear: bool = False
     products: Literal["cp", "exact"] = "cp"
+    zbl: bool = False
 
     STATISTICS: ClassVar[Mapping[str, str]] = {"avg_num_neighbors": "mean_neighbors"}
+
+    @property
+    def repulsive(self) -> bool:
+        """As asked."""
+        return self.zbl
 
     @property
     def not_claimed(self) -> Mapping[str, str]:
