@@ -40,9 +40,8 @@ class SortedIrreps(NamedTuple):
 class Irreps(tuple[MulIr, ...]):
     """A list of irreps with multiplicities.
 
-    Args:
-        irreps: Notation such as "16x0e+8x1o", a list of `(mul, ir)` or of `(mul, (l, p))`, or any object whose `str`
-            is in this notation, such as e3nn's.
+    Made from a notation such as "16x0e+8x1o", a list of `(mul, ir)` or of `(mul, (l, p))`, or any object whose `str`
+    is in this notation, such as e3nn's.
 
     Raises:
         ConfigError: If the text cannot be read.
