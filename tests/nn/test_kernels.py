@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tdn.nn.kernels import PlainOperators, gather, scatter_sum
+from tdn.nn.attention import segment_softmax
+from tdn.nn.kernels import PlainOperators, gather, largest, scatter_sum
 
 INDEX = {
     "ragged": torch.tensor([0, 0, 0, 2, 4, 4]),
@@ -77,3 +78,17 @@ def test_plain_forms_leave_no_custom_operator_in_a_trace() -> None:
     with PlainOperators():
         trace = make_fx(derivative)(values(5, 3))
     assert [node for node in trace.graph.nodes if "tdn" in str(node.target)] == []
+
+
+def test_largest_has_no_derivative_and_leaves_the_one_of_a_softmax_right() -> None:
+    logits = values(12, 3)
+    index = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1, 3, 3, 3, 3])
+    found = largest(logits, index, 4)
+    assert torch.equal(found[1], logits[3:8].max(0).values)
+    assert found[2].eq(-torch.inf).all()
+    weight = torch.randn(12, 3, dtype=torch.float64)
+    plain = torch.cat([torch.softmax(part, 0) for part in logits.split([3, 5, 4])])
+    ours = segment_softmax(logits, None, index, 4)
+    gradients = [torch.autograd.grad((form * weight).sum(), logits)[0] for form in (ours, plain)]
+    assert torch.allclose(ours, plain)
+    assert torch.allclose(*gradients, atol=1e-12)
