@@ -19,6 +19,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from tdn.devices import choose_device
 from tdn.errors import DataError
 from tdn.graph import AtomGraph
+from tdn.interfaces.dispersion import d3_calculator
 from tdn.interfaces.engine import EngineCore
 from tdn.modelfile import load_model
 from tdn.models.potential import Potential
@@ -112,6 +113,8 @@ class TDNCalculator(Calculator):
         compile: Run compiled code: faster in long runs, but the first call takes up to
             a minute, and needs a C++ compiler on CPUs.
         uncertainty: Whether results always hold `energy_uncertainty`.
+        dispersion: Density functional, such as `PBE`, whose D3(BJ) dispersion is added to energy, forces and stress
+            (extra `dispersion`); for models whose labels have none. There are no parts of atoms then.
 
     Raises:
         DataError: If a committee is empty or its members know different elements.
@@ -130,6 +133,7 @@ class TDNCalculator(Calculator):
         skin: float = 0.5,
         compile: bool = False,
         uncertainty: bool = False,
+        dispersion: str | None = None,
     ) -> None:
         super().__init__()
         if skin < 0:
@@ -139,6 +143,7 @@ class TDNCalculator(Calculator):
         chosen = choose_device(device)
         self.potentials = tuple(_prepare(member, chosen, _as_dtype(dtype)) for member in members)
         _check_committee(self.potentials)
+        self._dispersion = d3_calculator(dispersion) if dispersion is not None else None
         self._always: frozenset[str] = frozenset({"energy_uncertainty"} if uncertainty else ())
         if uncertainty:
             self._check_calibrated()
@@ -169,6 +174,8 @@ class TDNCalculator(Calculator):
         asked = {"stress", "stresses"} & wanted
         if "energy_uncertainty" in wanted:
             self._check_calibrated()
+        if self._dispersion is not None and {"energies", "stresses"} & wanted:
+            raise PropertyNotImplementedError("Dispersion has no energies or stresses of atoms: leave out dispersion.")
         if asked and not periodic:
             raise PropertyNotImplementedError(
                 f"Stress needs a structure that is periodic in all three directions; {structure.formula} has "
@@ -198,6 +205,8 @@ class TDNCalculator(Calculator):
             self.results["energy_uncertainty"] = (
                 self.results["energy_std"] if len(members) > 1 else self._last_layer_uncertainty(graph)
             )
+        if self._dispersion is not None:
+            self._add_dispersion(cast(Atoms, self.atoms))
 
     def get_hessian(self, atoms: Atoms) -> np.ndarray:
         """Second derivatives of the energy, eV/Å², `[3n, 3n]`, a committee's mean; use `dtype="float64"`.
@@ -207,6 +216,10 @@ class TDNCalculator(Calculator):
         """
         from tdn.simulation.hessian import hessian
 
+        if self._dispersion is not None:
+            raise DataError(
+                "The analytic Hessian has no dispersion: use finite differences of forces (ase.vibrations)."
+            )
         structure = Structure.from_ase(atoms)
         return np.mean([hessian(potential, structure) for potential in self.potentials], axis=0)
 
@@ -215,6 +228,13 @@ class TDNCalculator(Calculator):
         shifts = torch.einsum("ek,kc->ec", graph.shifts, graph.cell[0])
         arguments = (graph.positions, graph.numbers, graph.senders, graph.receivers, shifts)
         return np.mean([EngineCore(p)(*arguments)[2].detach().cpu().numpy() for p in self.potentials], axis=0)
+
+    def _add_dispersion(self, atoms: Atoms) -> None:
+        calculator = cast(Calculator, self._dispersion)
+        calculator.calculate(atoms.copy(), ["energy", "forces", "stress"], list(all_changes))
+        self.results.pop("energies")
+        for name in {"energy", "free_energy", "forces", "stress"} & self.results.keys():
+            self.results[name] = self.results[name] + calculator.results["energy" if name == "free_energy" else name]
 
     def _check_calibrated(self) -> None:
         if len(self.potentials) == 1 and self.potentials[0].uncertainty is None:

@@ -71,6 +71,9 @@ def md(
     max_uncertainty: Annotated[
         float, typer.Option("--max-uncertainty", help="Stop where the energy is more uncertain, meV/atom; 0 for never.")
     ] = 0.0,
+    dispersion: Annotated[
+        str | None, typer.Option("--dispersion", help="Add D3(BJ) dispersion of this functional, such as PBE.")
+    ] = None,
     compile: Annotated[
         bool, typer.Option("--compile", help="Run compiled code; worth a minute of compilation in long runs.")
     ] = False,
@@ -104,10 +107,11 @@ def md(
     frames = read_atoms(files[0])
     if not frames:
         raise DataError(f"{structure} holds no structure.")
-    calculator = make_calculator(model, device, choose_dtype(dtype), compile)
+    calculator = make_calculator(model, device, choose_dtype(dtype), compile, dispersion)
     inputs = {
         "model": fingerprint([model]), "structure": fingerprint(files), "dtype": str(calculator.potentials[0].dtype)
     }  # fmt: skip
+    inputs |= {"dispersion": dispersion} if dispersion is not None else {}
     settings = MDSettings(physics, log_interval, trajectory_interval, state_interval, inputs)
     guard = make_guard(model, temperature, extrapolate, max_uncertainty)
     if max_uncertainty > 0 and calculator.potentials[0].uncertainty is None:
@@ -129,11 +133,11 @@ def md(
         raise typer.Exit(130)
 
 
-def make_calculator(model: Path, device: str, dtype: Any, compile: bool) -> Any:
+def make_calculator(model: Path, device: str, dtype: Any, compile: bool, dispersion: str | None = None) -> Any:
     """The ASE calculator of a model file."""
     from tdn.calculator import TDNCalculator
 
-    return TDNCalculator(model, device=device, dtype=dtype, compile=compile)
+    return TDNCalculator(model, device=device, dtype=dtype, compile=compile, dispersion=dispersion)
 
 
 def make_guard(model: Path, temperature: float, extrapolate: bool, max_uncertainty: float = 0.0) -> Guard:
