@@ -29,7 +29,9 @@ torchrun --nproc-per-node 4 -m tdn reproduce oc20-is2re --root oc20/ --output ru
 
 tdn reproduce oc22-is2re --root oc22/ --output run --linear-reference oc22_linfit_coeffs.npz
 
-tdn reproduce oc20-is2re --root oc20/ --output small num_channels=64 num_layers=2 max_epochs=3"""
+tdn reproduce oc20-is2re --root oc20/ --output small num_channels=64 num_layers=2 max_epochs=3
+
+tdn reproduce pubchemqcr --root pubchemqcr/ --output run --subset --variant tdn --variant exact --workers 8"""
 
 app = typer.Typer(
     no_args_is_help=True, help="Results of 2507.01131, from its data sets to the rows of its tables.", epilog=EPILOG
@@ -101,6 +103,49 @@ def oc22_is2re(
         resume=resume, overwrite=overwrite, workers=workers, reporter=_reporter(quiet),
     )  # fmt: skip
     _show("oc22", found, json_file, quiet)
+
+
+@app.command("pubchemqcr", epilog=EPILOG)
+def pubchemqcr(
+    root: RootOption,
+    output: OutputOption,
+    changes: ChangesArgument = None,
+    subset: Annotated[bool, typer.Option("--subset", help="PubChemQCR-S: Data06.lmdb only.")] = False,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option("--variant", help="tdn, exact, cg, cg_paths or cg_paths_linear; may be repeated. [default: tdn]"),
+    ] = None,
+    stage: Annotated[str, typer.Option("--stage", help="pm3, hf, 1st, 1st_smash, 2nd or mixing.")] = "1st",
+    split: Annotated[
+        str | None, typer.Option("--split", help="Another split than the paper's, as for tdn data convert.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", help="Processes of the conversion.")] = 1,
+    convert_only: Annotated[bool, typer.Option("--convert-only", help="Make the frame store and stop.")] = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = 0,
+    json_file: JsonOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Table 1: energies and forces along relaxations, from PubChemQCR's LMDB files; resumes what is in the folder."""
+    from tdn.cli.convert import progress_bar
+    from tdn.reproduce.pubchemqcr import describe, reproduce_pubchemqcr, table
+
+    with progress_bar(quiet) as progress:
+        found = reproduce_pubchemqcr(
+            root,
+            output,
+            subset=subset,
+            variants=variant or ["tdn"],
+            overrides=changes or [],
+            options={"seed": seed, "device": device, "threads": threads},
+            data={"stage": stage, "split": split, "workers": workers, "convert_only": convert_only},
+            reporter=_reporter(quiet),
+            progress=progress,
+        )
+    if found is not None:
+        print_table(*table(found), quiet)
+        write_json_option(json_file, describe(found))
 
 
 def _reporter(quiet: bool) -> Reporter | None:

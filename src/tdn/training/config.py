@@ -86,6 +86,8 @@ class DataConfig(StrictConfig):
         split_by: Name of an info entry, such as `molecule`, whose frames stay together when frames are held out.
         reference_energies: `isolated` (isolated-atom frames), `least_squares`, `auto` (the first if there are such
             frames, else the second), `zero`, an npz of linear references as published with OC22, or eV by element.
+        output_scale: Scale of what the network says, eV; null takes the RMS force component of the training frames.
+        binding_energies: Start from the mean energy of each element above its reference; `false` starts from none.
         ocp: How LMDBs of OC20 and OC22 are read.
     """
 
@@ -98,6 +100,8 @@ class DataConfig(StrictConfig):
     allow_partial: bool = False
     split_by: str | None = None
     reference_energies: References = "auto"
+    output_scale: float | None = Field(default=None, gt=0)
+    binding_energies: bool = True
     ocp: OCPReading = OCPReading()
 
 
