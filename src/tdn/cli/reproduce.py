@@ -113,7 +113,9 @@ def pubchemqcr(
     subset: Annotated[bool, typer.Option("--subset", help="PubChemQCR-S: Data06.lmdb only.")] = False,
     variant: Annotated[
         list[str] | None,
-        typer.Option("--variant", help="tdn, exact, cg, cg_paths or cg_paths_linear; may be repeated. [default: tdn]"),
+        typer.Option(
+            "--variant", help="tdn, exact, cg, cg_paths, cg_paths_linear or flagship; repeatable. [default: tdn]"
+        ),
     ] = None,
     stage: Annotated[str, typer.Option("--stage", help="pm3, hf, 1st, 1st_smash, 2nd or mixing.")] = "1st",
     split: Annotated[
