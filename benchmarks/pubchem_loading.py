@@ -47,6 +47,7 @@ class Pattern:
             self.keys = [bytes(key) for key in view.cursor().iternext(keys=True, values=False)]
 
     def read(self, trajectory: int, step: int) -> tuple[torch.Tensor, float, torch.Tensor]:
+        """Positions, energy and forces in the units of the package."""
         with self.environment.begin() as view:
             record = pickle.loads(gzip.decompress(view.get(self.keys[trajectory])))
         frame = record["DFT_1st"][step]
