@@ -22,6 +22,7 @@ from tdn.graph import AtomGraph
 from tdn.interfaces.dispersion import d3_calculator
 from tdn.interfaces.engine import EngineCore
 from tdn.modelfile import load_model
+from tdn.models.descriptors import descriptors
 from tdn.models.potential import Potential
 from tdn.models.uncertainty import LastLayer, energy_uncertainty
 from tdn.neighbors import SHORTEST_DISTANCE, neighbor_list
@@ -222,6 +223,19 @@ class TDNCalculator(Calculator):
             )
         structure = Structure.from_ase(atoms)
         return np.mean([hessian(potential, structure) for potential in self.potentials], axis=0)
+
+    def get_descriptors(self, atoms: Atoms) -> np.ndarray:
+        """Invariant features of every atom, `[n, num_layers * num_channels]`; see `tdn.models.descriptors`.
+
+        Raises:
+            DataError: For a committee, a network that has none, or a structure that cannot be used.
+        """
+        if len(self.potentials) > 1:
+            raise DataError("Descriptors are those of one model: make a calculator of one member of the committee.")
+        structure = Structure.from_ase(atoms)
+        self.potentials[0].check_elements(structure.numbers)
+        graph = self.neighbors.graph(structure).to(self.potentials[0].device)
+        return descriptors(self.potentials[0], graph).cpu().numpy().astype(np.float64)
 
     def _virials(self, graph: AtomGraph) -> np.ndarray:
         """Virials of the atoms, eV, `[n, 3, 3]`, a committee's mean."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tdn.errors import ConfigError
 from tdn.models.potential import Potential
 from tdn.structure import Structure
 
@@ -19,6 +20,9 @@ class EngineCore(nn.Module):
 
     Args:
         potential: The model; its weights are shared, not copied.
+
+    Raises:
+        ConfigError: If its forces are not derivatives of an energy, or there are none.
     """
 
     element_index: Tensor
@@ -26,6 +30,11 @@ class EngineCore(nn.Module):
 
     def __init__(self, potential: Potential) -> None:
         super().__init__()
+        if not (potential.config.predicts_forces and potential.config.predicts_stress):
+            raise ConfigError(
+                "Engines that work on edges need forces that are derivatives of the energy, which this one lacks: use "
+                "one with forces: conservative."
+            )
         self.potential = potential
         known = potential.element_index
         energies = torch.full((len(known),), torch.nan, dtype=torch.float64, device=potential.device)
