@@ -230,12 +230,13 @@ class TDNCalculator(Calculator):
         Raises:
             DataError: For a committee, a network that has none, or a structure that cannot be used.
         """
-        if len(self.potentials) > 1:
+        potential, *others = self.potentials
+        if others:
             raise DataError("Descriptors are those of one model: make a calculator of one member of the committee.")
         structure = Structure.from_ase(atoms)
-        self.potentials[0].check_elements(structure.numbers)
-        graph = self.neighbors.graph(structure).to(self.potentials[0].device)
-        return descriptors(self.potentials[0], graph).cpu().numpy().astype(np.float64)
+        potential.check_elements(structure.numbers)
+        graph = self.neighbors.graph(structure).to(potential.device)
+        return descriptors(potential, graph).cpu().numpy().astype(np.float64)
 
     def _virials(self, graph: AtomGraph) -> np.ndarray:
         """Virials of the atoms, eV, `[n, 3, 3]`, a committee's mean."""
