@@ -49,7 +49,7 @@ class Pattern:
     def read(self, trajectory: int, step: int) -> tuple[torch.Tensor, float, torch.Tensor]:
         """Positions, energy and forces in the units of the package."""
         with self.environment.begin() as view:
-            record = pickle.loads(gzip.decompress(view.get(self.keys[trajectory])))
+            record = pickle.loads(gzip.decompress(bytes(view.get(self.keys[trajectory]) or b"")))
         frame = record["DFT_1st"][step]
         positions = torch.tensor([[atom["x"], atom["y"], atom["z"]] for atom in frame["coordinates"]])
         slopes = torch.tensor([[atom["dx"], atom["dy"], atom["dz"]] for atom in frame["gradient"]])

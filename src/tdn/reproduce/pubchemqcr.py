@@ -173,7 +173,7 @@ def run_config(
     """
     if variant not in VARIANTS:
         raise ConfigError(f"No variant {variant!r}; there are {', '.join(VARIANTS)}.")
-    file = resources.files(__package__) / "configs" / f"pubchemqcr-{variant}.yaml"
+    file = resources.files("tdn.reproduce") / "configs" / f"pubchemqcr-{variant}.yaml"
     with resources.as_file(file) as path:
         content = read_yaml(path)
     if not subset:
