@@ -17,7 +17,7 @@ from tdn.data.convert import convert
 from tdn.data.frame_files import FrameFiles
 from tdn.data.pubchemqcr import PubChemQCR
 from tdn.data.reading import read_frames
-from tdn.data.shards import structure_at, write_shard
+from tdn.data.shards import map_arrays, map_shard, save_arrays, structure_at, write_shard
 from tdn.data.sources import Trajectory, open_source
 from tdn.data.store import FrameStore, is_store
 from tdn.data.trajectory_splits import read_split, shuffled_split, split_store
@@ -52,8 +52,6 @@ def crystal(rng: np.random.Generator) -> Structure:
 
 
 def test_every_field_survives_bit_for_bit(tmp_path: Path) -> None:
-    from tdn.data.shards import map_arrays
-
     full = crystal(np.random.default_rng(0))
     bare = Structure(np.array([1]), np.zeros((1, 3)), np.zeros((3, 3)), np.zeros(3, bool))
     frames = [full, bare, replace(full, stress=None, fixed=None), replace(full, forces=None, tags=None, energy=None)]
@@ -154,6 +152,30 @@ def test_damage_is_found(shards: Path, tmp_path: Path) -> None:
     fresh = FrameStore(tmp_path / "s")
     with pytest.raises(DataError, match="is missing or not of"):
         fresh[int(fresh.index["shards"][0]["frames"])]
+
+
+def test_arrays_that_do_not_belong_together_are_refused(store: FrameStore, tmp_path: Path) -> None:
+    arrays, _ = map_arrays(store.path / "shard-00000.safetensors")
+    offsets = np.array(arrays["offsets"])
+    backwards = offsets[[0, 2, 1, *range(3, len(offsets))]]
+    for changes in (
+        {"offsets": offsets[:-1]},
+        {"offsets": offsets * 2},
+        {"offsets": backwards},
+        {"positions": arrays["positions"][1:]},
+        {"energy": arrays["energy"][:0]},
+    ):
+        save_arrays(tmp_path / "shard", {**arrays, **changes})
+        with pytest.raises(DataError, match="convert again"):
+            map_shard(tmp_path / "shard")
+    save_arrays(tmp_path / "shard", {name: array for name, array in arrays.items() if name != "forces"})
+    with pytest.raises(DataError, match="forces"):
+        map_shard(tmp_path / "shard")
+
+
+def test_frames_of_a_store_pass_the_checks_that_reading_them_skips(store: FrameStore) -> None:
+    for k in range(len(store)):
+        replace(store[k])  # constructs, and so checks
 
 
 def test_single_precision_rounds_and_nothing_else(shards: Path, store: FrameStore, tmp_path: Path) -> None:

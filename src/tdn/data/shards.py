@@ -19,6 +19,7 @@ Names of the trajectories are in the file's metadata.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 from tdn.data.sources import Trajectory
 from tdn.errors import DataError
 from tdn.files import atomic_write
-from tdn.structure import Structure
+from tdn.structure import Scalar, Structure
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -42,6 +43,9 @@ _DTYPES = {
     **{"F64": np.float64, "F32": np.float32, "I64": np.int64, "I32": np.int32, "I8": np.int8},
     **{"U8": np.uint8, "U32": np.uint32, "U64": np.uint64, "BOOL": np.bool_},
 }
+
+
+_DECODE = json.JSONDecoder().scan_once  # `json.loads` looks for an encoding first, which takes longer than the rest
 
 
 def map_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
@@ -62,39 +66,64 @@ def map_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
             first, last = entry["data_offsets"]
             arrays[name] = content[first:last].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
         return arrays, metadata
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise DataError(f"{path} is missing or damaged ({error}): restore it, or convert again.") from error
 
 
+def map_shard(path: Path) -> Arrays:
+    """Arrays of a shard, mapped, after checking that they belong together.
+
+    Raises:
+        DataError: If an array is missing or of another length than the others.
+    """
+    arrays, _ = map_arrays(path)
+    try:
+        offsets, frames = arrays["offsets"], len(arrays["energy"])
+        lengths = {"offsets": frames + 1, "labelled": frames} | {
+            name: int(offsets[-1]) for name in ("numbers", "positions", "forces")
+        }
+        lengths |= {name: frames for name in ("cell", "pbc", "stress") if name in arrays}
+        lengths |= {name: int(offsets[-1]) for name in ("fixed", "tags") if name in arrays}
+        wrong = [name for name, length in lengths.items() if len(arrays[name]) != length]
+        if wrong or offsets[0] != 0 or (np.diff(offsets) < 1).any():
+            raise DataError(f"{path} is damaged, its {', '.join(wrong) or 'offsets'} cannot be: convert again.")
+    except (KeyError, IndexError, TypeError) as error:
+        raise DataError(f"{path} is no shard of a frame store ({error}): restore it, or convert again.") from error
+    return arrays
+
+
 def structure_at(arrays: Arrays, k: int) -> Structure:
-    """Frame `k` of a shard."""
-    atoms = slice(int(arrays["offsets"][k]), int(arrays["offsets"][k + 1]))
-    energy, stress = float(arrays["energy"][k]), _of(arrays, "stress", k)
-    forces, info = None, {}
-    if arrays["labelled"][k]:
-        forces = arrays["forces"][atoms].astype(np.float64)
-    if "info" in arrays:
-        first, last = arrays["info_offsets"][k : k + 2].tolist()
-        info = json.loads(arrays["info"][first:last].tobytes())
-    cell, pbc, fixed, tags = (
-        _of(arrays, name, at) for name, at in (("cell", k), ("pbc", k), ("fixed", atoms), ("tags", atoms))
-    )
-    return Structure(
-        numbers=arrays["numbers"][atoms].astype(np.int64),
-        positions=arrays["positions"][atoms].astype(np.float64),
+    """Frame `k` of a shard.
+
+    Its content is not checked again: it was when the shard was written, and the shard has a checksum.
+    """
+    first, last = arrays["offsets"][k : k + 2].tolist()
+    energy = arrays["energy"].item(k)
+    cell, pbc, stress = (arrays[name][k] if name in arrays else None for name in ("cell", "pbc", "stress"))
+    fixed, tags = (arrays[name][first:last] if name in arrays else None for name in ("fixed", "tags"))
+    return Structure.unchecked(
+        numbers=arrays["numbers"][first:last].astype(np.int64),
+        positions=arrays["positions"][first:last].astype(np.float64),
         cell=np.zeros((3, 3)) if cell is None else cell.astype(np.float64),
-        pbc=np.zeros(3, dtype=np.bool_) if pbc is None else np.array(pbc),
-        energy=None if np.isnan(energy) else energy,
-        forces=forces,
+        pbc=np.zeros(3, dtype=np.bool_) if pbc is None else pbc.copy(),
+        energy=None if math.isnan(energy) else energy,
+        forces=arrays["forces"][first:last].astype(np.float64) if arrays["labelled"][k] else None,
         stress=None if stress is None or np.isnan(stress).any() else stress.astype(np.float64),
-        info=info,
-        fixed=np.array(fixed) if fixed is not None and fixed.any() else None,
+        info=_info(arrays, k),
+        fixed=None if fixed is None or not fixed.any() else fixed.copy(),
         tags=None if tags is None or tags.min() < 0 else tags.astype(np.int64),
     )
 
 
-def _of(arrays: Arrays, name: str, at: Any) -> Any:
-    return arrays[name][at] if name in arrays else None
+def _info(arrays: Arrays, k: int) -> dict[str, Scalar]:
+    """Scalars of frame `k`."""
+    if "info" not in arrays:
+        return {}
+    first, last = arrays["info_offsets"][k : k + 2].tolist()
+    try:
+        return _DECODE(arrays["info"][first:last].tobytes().decode(), 0)[0]
+    except (ValueError, StopIteration) as error:
+        raise DataError(f"The scalars of frame {k} of a shard are damaged ({error}): convert again.") from error
 
 
 def write_shard(

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from tdn.data.shards import Arrays, map_arrays, structure_at
+from tdn.data.shards import Arrays, map_arrays, map_shard, structure_at
 from tdn.errors import DataError
 from tdn.structure import Structure
 
@@ -69,11 +70,11 @@ class FrameStore:
         self.num_atoms: NDArray[np.uint32] = tables["num_atoms"]
         self.trajectory_starts: NDArray[np.int64] = tables["trajectory_starts"]
         self.trajectory_sums: NDArray[np.float64] = tables["trajectory_sums"]
-        self._shard_starts: NDArray[np.int64] = np.array(tables["shard_starts"])
+        self._shard_starts: list[int] = tables["shard_starts"].tolist()
         self._open: OrderedDict[int, Arrays] = OrderedDict()
 
     def __len__(self) -> int:
-        return int(self._shard_starts[-1])
+        return self._shard_starts[-1]
 
     @property
     def num_trajectories(self) -> int:
@@ -96,13 +97,13 @@ class FrameStore:
         Raises:
             IndexError: If there is no such frame.
         """
-        if not 0 <= frame < len(self):
+        if not 0 <= frame < self._shard_starts[-1]:
             raise IndexError(frame)
-        shard = int(self._shard_starts.searchsorted(frame, side="right")) - 1
+        shard = bisect_right(self._shard_starts, frame) - 1
         arrays = self._open.get(shard)
         if arrays is None:
             arrays = self._map(shard)
-        return arrays, frame - int(self._shard_starts[shard])
+        return arrays, frame - self._shard_starts[shard]
 
     def __getitem__(self, frame: int) -> Structure:
         arrays, local = self.locate(frame)
@@ -185,7 +186,7 @@ class FrameStore:
         path = self.path / entry["name"]
         if not path.is_file() or path.stat().st_size != entry["bytes"]:
             raise DataError(f"{path} is missing or not of {entry['bytes']} bytes: restore it, or convert again.")
-        arrays, _ = map_arrays(path)
+        arrays = map_shard(path)
         self._open[shard] = arrays
         while len(self._open) > OPEN_SHARDS:
             self._open.popitem(last=False)
