@@ -36,6 +36,7 @@ from tdn.training.loss import residuals
 
 ROOT = Path(__file__).parents[1]
 HARTREE, BOHR = 27.2114, 1.8897
+PAPER_GPU = 770.8  # structures a second, Table 4 of the paper: its network at L = 1, batches of 128, one A100
 
 
 class Pattern:
@@ -120,6 +121,7 @@ def batches(store: FrameStore, count: int, batch_size: int, workers: int) -> dic
         "threads": workers,
         "batches_per_s": round(1 / seconds, 2),
         "frames_per_s": round(batch_size / seconds, 1),
+        "over_paper_gpu": round(batch_size / seconds / PAPER_GPU, 1),
         "cpu_step_s": round(step, 2),
         "batches_made_in_a_step": round(step / seconds, 1),
     }
