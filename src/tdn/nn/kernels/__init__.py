@@ -7,7 +7,7 @@ a module that registers itself for the three operators, by `aggregate.register_k
 parameter and no state dict knows of it.
 """
 
-from tdn.nn.kernels import gpu  # noqa: F401  (registers itself)
+from tdn.nn.kernels import cpu, gpu  # noqa: F401  (register themselves)
 from tdn.nn.kernels.convolution import convolve
 from tdn.nn.kernels.graph import EdgeIndex
 from tdn.nn.kernels.nodes import gather, largest, scatter_sum
