@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -166,7 +167,7 @@ class Potential(nn.Module):
         self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor, create_graph: bool = False
     ) -> tuple[Tensor, Tensor]:
         """The same without the compiler: the reference."""
-        with torch.enable_grad():
+        with torch.enable_grad(), contextlib.nullcontext() if create_graph else without_parameter_gradients(self):
             vectors = vectors.detach().requires_grad_(True)
             energies = self.atomic_energies(vectors, species, senders, receivers)
             if not vectors.shape[0]:
@@ -184,6 +185,22 @@ class Potential(nn.Module):
         if not self.training:
             energies = energies.detach()
         return assemble(graph, vectors, energies, edge_forces, self.reference_energies[species])
+
+
+@contextlib.contextmanager
+def without_parameter_gradients(module: nn.Module) -> Iterator[None]:
+    """Within this context only other derivatives are computed.
+
+    Custom operators compute every derivative that could be asked for, whether it is or not.
+    """
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def assemble(

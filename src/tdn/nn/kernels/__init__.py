@@ -3,8 +3,8 @@
 `nodes.py` gathers from and sums into nodes. `graph.py` groups edges by either end. `convolution.py` is the convolution
 in rank space: three custom operators, closed under differentiation. `reference.py` computes them in plain PyTorch on
 every device, and `plain.py` puts that into traces that must run without tdn. An implementation for a kind of device is
-a module that registers itself for the three operators, by `aggregate.register_kernel("cuda")` and so on: no layer, no
-parameter and no state dict knows of it.
+a module that registers itself for the operators, by `aggregate.register_kernel("cuda")` and so on, as `cpu.py` does for
+CPUs with a C++ kernel: no layer, no parameter and no state dict knows of it.
 """
 
 from tdn.nn.kernels import cpu, gpu  # noqa: F401  (register themselves)

@@ -19,14 +19,15 @@ from pathlib import Path
 
 from tdn.files import atomic_write
 
-# Sums may be contracted to fused multiply-adds, but never reordered: results must not depend on the compiler's mood.
+# Multiply-adds may be fused, but no sum is reordered, so no -ffast-math.
 OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast",
            "-fPIC", "-shared", "-Wno-psabi")  # fmt: skip
 
 
 def find_compiler() -> str | None:
     """The C++ compiler: `$CXX`, else the first of g++, clang++ and c++ on the path."""
-    return next(filter(None, map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++")))), None)
+    names = (os.environ.get("CXX"), "g++", "clang++", "c++")
+    return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
 def cache_folder() -> Path:

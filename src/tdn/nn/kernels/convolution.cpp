@@ -184,27 +184,47 @@ inline void fold(Vec<T>* v) {
 }
 #endif
 
-// Sums of `count` vectors over their lanes; `v` has room for a multiple of the number of lanes.
+// Collects vectors and writes the sums over their lanes, one after the other, as many at a time as a vector has lanes.
 template <typename T>
-inline void lane_sums(Vec<T>* v, int64_t count, T* out) {
-    constexpr int L = Lanes<T>;
+struct LaneSums {
+    static constexpr int L = Lanes<T>;
+    Vec<T> waiting[L + 64];
+    int count = 0;
+    T* out;
+
+    explicit LaneSums(T* out) : out(out) {}
+
+    // Room for up to 64 more.
+    Vec<T>* end() { return waiting + count; }
+
+    void added(int more) {
+        count += more;
+        int done = 0;
+        for (; done + L <= count; done += L, out += L) store(out, folded(waiting + done));
+        if (done)
+            for (int i = done; i < count; i++) waiting[i - done] = waiting[i];
+        count -= done;
+    }
+
+    void finish() {
+        for (int i = count; i < L; i++) waiting[i] = Vec<T>{};
+        const Vec<T> sums = folded(waiting);
+        for (int i = 0; i < count; i++) out[i] = sums[i];
+        count = 0;
+    }
+
+    static Vec<T> folded(Vec<T>* v) {
 #ifdef TDN_SHUFFLE
-    for (int64_t k = count; k % L; k++) v[k] = Vec<T>{};
-    for (int64_t k = 0; k < count; k += L) {
-        fold<T, L>(v + k);
-        if (k + L <= count)
-            store(out + k, v[k]);
-        else
-            for (int64_t i = k; i < count; i++) out[i] = v[k][i - k];
-    }
+        fold<T, L>(v);
+        return v[0];
 #else
-    for (int64_t k = 0; k < count; k++) {
-        T sum = 0;
-        for (int i = 0; i < L; i++) sum += v[k][i];
-        out[k] = sum;
-    }
+        Vec<T> sums{};
+        for (int k = 0; k < L; k++)
+            for (int i = 0; i < L; i++) sums[k] += v[k][i];
+        return sums;
 #endif
-}
+    }
+};
 
 // For Q ranks of an edge: products with the weights, to be summed over lanes, and what they add to dS/dw.
 template <typename T, int CT, int Q>
@@ -217,11 +237,13 @@ inline void edge_ranks(
         Vec<T> sum[Q][room] = {};
         for (int64_t i = 0; i < vectors; i++, g += Lanes<T>, x += Lanes<T>) {
             Vec<T> product[Q];
+#pragma GCC unroll 8
             for (int q = 0; q < Q; q++) product[q] = load(g + q * v.U) * load(x + q * v.U);
 #pragma GCC unroll 16
             for (int c = 0; c < CT; c++) {
                 const Vec<T> weight = w[c * vectors + i];
                 Vec<T> gradient = to_w[c * vectors + i];
+#pragma GCC unroll 8
                 for (int q = 0; q < Q; q++) {
                     sum[q][c] += product[q] * weight;
                     gradient += product[q] * y[q * CT + c];
@@ -229,7 +251,9 @@ inline void edge_ranks(
                 to_w[c * vectors + i] = gradient;
             }
         }
+#pragma GCC unroll 8
         for (int q = 0; q < Q; q++)
+#pragma GCC unroll 16
             for (int c = 0; c < CT; c++) to_y[q * CT + c] = sum[q][c];
     } else {
         const int64_t C = v.J * v.W;
@@ -248,16 +272,24 @@ inline void edge_ranks(
 template <typename T, int CT>
 inline void edge(const View<T>& v, int64_t e, Vec<T>* buffer, T* out_y, T* out_basis) {
     const int64_t C = CT ? CT : v.J * v.W, vectors = v.U / Lanes<T>, step = v.W * v.U;
-    Vec<T>*w = buffer, *to_w = w + C * vectors, *sums = to_w + C * vectors;
+    Vec<T>*w = buffer, *to_w = w + C * vectors;
     for (int64_t i = 0; i < vectors; i++) radial_weights<T, 1>(v, e, i * Lanes<T>, w + i, vectors);
     std::memset(static_cast<void*>(to_w), 0, C * vectors * sizeof(Vec<T>));
     const T *g = v.g + v.receivers[e] * v.R * v.U, *x = v.x + v.senders[e] * v.R * v.U, *y = v.y + e * v.R * C;
     constexpr int Q = CT == 0 ? 1 : CT <= 2 ? 8 : CT <= 4 ? 4 : 2;
+    LaneSums<T> sums(out_y + e * v.R * C);
     int64_t r = 0;
-    for (; r + Q <= v.R; r += Q) edge_ranks<T, CT, Q>(v, g + r * v.U, x + r * v.U, y + r * C, w, to_w, sums + r * C);
-    for (; r < v.R; r++) edge_ranks<T, CT, 1>(v, g + r * v.U, x + r * v.U, y + r * C, w, to_w, sums + r * C);
-    lane_sums<T>(sums, v.R * C, out_y + e * v.R * C);
+    for (; r + Q <= v.R; r += Q) {
+        edge_ranks<T, CT, Q>(v, g + r * v.U, x + r * v.U, y + r * C, w, to_w, sums.end());
+        sums.added(Q * C);
+    }
+    for (; r < v.R; r++) {
+        edge_ranks<T, CT, 1>(v, g + r * v.U, x + r * v.U, y + r * C, w, to_w, sums.end());
+        sums.added(C);
+    }
+    sums.finish();
 
+    LaneSums<T> basis_sums(out_basis + e * v.J * v.P);
     const T* rows = v.table + v.row(e) * step;
     for (int64_t j = 0; j < v.J; j++)
         for (int64_t p = 0; p < v.P; p++) {
@@ -270,16 +302,16 @@ inline void edge(const View<T>& v, int64_t e, Vec<T>* buffer, T* out_y, T* out_b
                 sum[1] += gradient[i + 1] * load(t + (i + 1) * Lanes<T>);
             }
             if (i < v.W * vectors) sum[0] += gradient[i] * load(t + i * Lanes<T>);
-            sums[j * v.P + p] = sum[0] + sum[1];
+            *basis_sums.end() = sum[0] + sum[1];
+            basis_sums.added(1);
         }
-    lane_sums<T>(sums, v.J * v.P, out_basis + e * v.J * v.P);
+    basis_sums.finish();
 }
 
 template <typename T, int CT>
 void edge_gradients(const View<T>& v, T* out_y, T* out_basis) {
     const int64_t C = v.J * v.W, vectors = v.U / Lanes<T>;
-    const int64_t results = v.R * C > v.J * v.P ? v.R * C : v.J * v.P;
-    const size_t size = 2 * C * vectors + results + 2 * Lanes<T>;
+    const size_t size = 2 * C * vectors;
 #pragma omp parallel num_threads(v.threads) if (v.threads > 1)
     {
         auto* buffer = static_cast<Vec<T>*>(::operator new(size * sizeof(Vec<T>), std::align_val_t(kVectorBytes)));

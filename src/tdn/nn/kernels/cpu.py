@@ -33,19 +33,16 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
     return load_library(SOURCE, f"-DTDN_REAL={REAL[dtype]}") if dtype in REAL else None
 
 
-def _run(
-    library: ctypes.CDLL, which: int, out: Sequence[Tensor], edges: Sequence[Tensor], rows: int, **tensors: Tensor | None
-) -> None:
-    """Call operator `which` on contiguous tensors, the channels of which are a multiple of the vector length."""
+def _run(library: ctypes.CDLL, which: int, out: Sequence[Tensor], edges: Sequence[Tensor], rows: int, **given) -> None:
+    """Call operator `which` on tensors by name, the channels of which are a multiple of the vector length."""
     senders, receivers, order, offsets, *_ = edges
-    y, basis, x = tensors["y"], tensors["basis"], tensors["x"]
-    assert y is not None and basis is not None and x is not None
-    # Names keep the contiguous copies alive until the call is over.
-    arrays = {**tensors, "senders": senders, "receivers": receivers, "order": order, "offsets": offsets}
+    given |= {"senders": senders, "receivers": receivers, "order": order, "offsets": offsets}
+    # The kernel sees addresses only: this keeps copies alive until the call is over.
+    arrays = {name: None if tensor is None else tensor.contiguous() for name, tensor in given.items()}
     arrays |= dict(zip(("out", "out_basis"), out, strict=False))
-    arrays = {name: None if tensor is None else tensor.contiguous() for name, tensor in arrays.items()}
     pointers = {name: None if tensor is None else tensor.data_ptr() for name, tensor in arrays.items()}
-    sizes = (x.shape[0], *y.shape, x.shape[2], basis.shape[2], rows, torch.get_num_threads())
+    nodes, _, channels = given["x"].shape
+    sizes = (nodes, *given["y"].shape, channels, given["basis"].shape[2], rows, torch.get_num_threads())
     library.tdn_run(which, ctypes.byref(_Problem(**pointers, **dict(zip(_SIZES, sizes, strict=True)))))
 
 
