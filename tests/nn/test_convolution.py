@@ -103,7 +103,8 @@ def big_problem(dtype: torch.dtype, rank: int, degrees: int, channels: int, pair
 @pytest.mark.parametrize(
     ("rank", "degrees", "channels", "pairs", "spline"),
     [(17, 3, 64, 1, True), (17, 3, 64, 2, True), (32, 4, 128, 1, False), (6, 2, 7, 4, True), (9, 3, 100, 1, True),
-     (1, 1, 1, 1, False), (58, 5, 16, 2, True), (123, 7, 24, 1, True), (13, 1, 40, 2, False)],
+     (1, 1, 1, 1, False), (58, 5, 16, 2, True), (123, 7, 24, 1, True), (13, 1, 40, 2, False),
+     (5, 8, 16, 8, True), (5, 9, 16, 8, True)],
 )  # fmt: skip
 def test_every_size_agrees_with_the_reference(
     dtype: torch.dtype, rank: int, degrees: int, channels: int, pairs: int, spline: bool
@@ -155,3 +156,25 @@ def test_edges_are_grouped_in_order(name: str) -> None:
         order, offsets = group_by(ends, N)
         assert torch.equal(order, torch.argsort(ends, stable=True))
         assert [offsets[k + 1] - offsets[k] for k in range(N)] == [(ends == k).sum() for k in range(N)]
+
+
+def test_threads_change_sums_over_edges_not_at_all_and_the_table_by_rounding() -> None:
+    (g, y, basis, table, x), knot, edges = big_problem(torch.float64, 17, 3, 64, 1, True)
+
+    def run(threads: int) -> tuple[Tensor, ...]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            gradients = edge_gradients(g, y, basis, table, x, knot, edges)
+            return (
+                aggregate(y, basis, table, x, knot, edges),
+                *gradients,
+                table_gradient(g, y, basis, x, knot, edges, table.shape[0]),
+            )
+        finally:
+            torch.set_num_threads(before)
+
+    *one, one_table = run(1)
+    *many, many_table = run(3)
+    assert all(torch.equal(a, b) for a, b in zip(one, many, strict=True))
+    torch.testing.assert_close(one_table, many_table, rtol=1e-12, atol=1e-12)

@@ -90,6 +90,7 @@ inline void radial_weights(const View<T>& v, int64_t e, int64_t u, Vec<T>* w, in
 // ---------------------------------------------------------------------------------------------------------------------
 // dS/dg
 
+constexpr int kMaxColumns = 64;     // as in cpu.py
 constexpr int kChunkVectors = 384;  // radial weights of so many edges at a time as fit in the first-level cache
 
 // Adds the messages of `count` edges to Q ranks and B vectors of channels of one node.
@@ -188,13 +189,13 @@ inline void fold(Vec<T>* v) {
 template <typename T>
 struct LaneSums {
     static constexpr int L = Lanes<T>;
-    Vec<T> waiting[L + 64];
+    Vec<T> waiting[L + kMaxColumns];
     int count = 0;
     T* out;
 
     explicit LaneSums(T* out) : out(out) {}
 
-    // Room for up to 64 more.
+    // Room for up to kMaxColumns more.
     Vec<T>* end() { return waiting + count; }
 
     void added(int more) {
@@ -327,7 +328,7 @@ void edge_gradients(const View<T>& v, T* out_y, T* out_basis) {
 // Adds what one edge says in B vectors of channels.
 template <typename T, int CT, int B>
 inline void add_to_table(const View<T>& v, int64_t e, int64_t u, T* out) {
-    constexpr int room = CT ? CT : 64;
+    constexpr int room = CT ? CT : kMaxColumns;
     const T *g = v.g + v.receivers[e] * v.R * v.U + u, *x = v.x + v.senders[e] * v.R * v.U + u;
     const int64_t C = CT ? CT : v.J * v.W, step = v.W * v.U;
     const T *y = v.y + e * v.R * C, *b = v.basis + e * v.J * v.P;

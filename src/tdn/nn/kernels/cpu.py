@@ -17,6 +17,7 @@ from tdn.nn.kernels.graph import group_by
 SOURCE = Path(__file__).with_name("convolution.cpp")
 REAL = {torch.float32: "float", torch.float64: "double"}
 AGGREGATE, EDGE_GRADIENTS, TABLE_GRADIENT = range(3)
+MAX_COLUMNS = 64  # `kMaxColumns` of the C++ source: pairs times degrees
 
 _POINTERS = ("g", "y", "basis", "table", "x", "knot", "senders", "receivers", "order", "offsets", "out", "out_basis")
 _SIZES = ("nodes", "edges", "ranks", "pairs", "degrees", "channels", "width", "rows", "threads")
@@ -28,9 +29,11 @@ class _Problem(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in _POINTERS] + [(name, ctypes.c_int64) for name in _SIZES]
 
 
-def library(dtype: torch.dtype) -> ctypes.CDLL | None:
-    """The compiled kernels for `dtype`, or None if there are none: another precision, or no compiler."""
-    return load_library(SOURCE, f"-DTDN_REAL={REAL[dtype]}") if dtype in REAL else None
+def library(dtype: torch.dtype, columns: int = 1) -> ctypes.CDLL | None:
+    """The compiled kernels for `dtype`, or None if there are none: another precision, no compiler, too many columns."""
+    if dtype not in REAL or columns > MAX_COLUMNS:
+        return None
+    return load_library(SOURCE, f"-DTDN_REAL={REAL[dtype]}")
 
 
 def _run(library: ctypes.CDLL, which: int, out: Sequence[Tensor], edges: Sequence[Tensor], rows: int, **given) -> None:
@@ -54,7 +57,7 @@ def _pad(tensor: Tensor, lanes: int) -> Tensor:
 
 @aggregate.register_kernel("cpu")
 def _(y: Tensor, basis: Tensor, table: Tensor, x: Tensor, knot: Tensor | None, edges: Sequence[Tensor]) -> Tensor:
-    compiled = library(x.dtype)
+    compiled = library(x.dtype, y.shape[2] * y.shape[3])
     if compiled is None:
         return reference.aggregate(y, basis, table, x, knot, edges)
     lanes = compiled.tdn_lanes()
@@ -69,7 +72,7 @@ def _(y: Tensor, basis: Tensor, table: Tensor, x: Tensor, knot: Tensor | None, e
 def _(
     g: Tensor, y: Tensor, basis: Tensor, table: Tensor, x: Tensor, knot: Tensor | None, edges: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    compiled = library(x.dtype)
+    compiled = library(x.dtype, y.shape[2] * y.shape[3])
     if compiled is None:
         return reference.edge_gradients(g, y, basis, table, x, knot, edges)
     lanes = compiled.tdn_lanes()
@@ -83,7 +86,7 @@ def _(
 def _(
     g: Tensor, y: Tensor, basis: Tensor, x: Tensor, knot: Tensor | None, edges: Sequence[Tensor], rows: int
 ) -> Tensor:
-    compiled = library(x.dtype)
+    compiled = library(x.dtype, y.shape[2] * y.shape[3])
     if compiled is None:
         return reference.table_gradient(g, y, basis, x, knot, edges, rows)
     padded = _pad(x, compiled.tdn_lanes())
