@@ -11,6 +11,7 @@ from tdn.models.paper import PaperTDNConfig
 from tdn.models.tdn import TDNConfig
 from tdn.training.config import (
     DEFAULT_STEPS,
+    PRESETS,
     SECTIONS,
     DataConfig,
     RunConfig,
@@ -18,6 +19,7 @@ from tdn.training.config import (
     differences,
     load_config,
     parse_duration,
+    read_preset,
     write_config,
 )
 
@@ -133,3 +135,33 @@ def test_every_option_is_documented():
     for section in [RunConfig, DataConfig, TrainingConfig, *(own.config for own in ARCHITECTURES.values())]:
         for name in section.model_fields:
             assert f"{name}:" in section.__doc__ or f"`{name}`" in section.__doc__, (section, name)
+
+
+def test_small_is_what_a_run_takes_without_a_preset():
+    plain, small = load_config(None, MINIMAL), load_config(None, [*MINIMAL, "preset=small"])
+    assert differences(plain, small) == ["preset"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_grow_and_give_way_to_what_is_said(name: str):
+    config = load_config(None, [*MINIMAL, f"preset={name}"])
+    channels = [load_config(None, [*MINIMAL, f"preset={size}"]).model.num_channels for size in PRESETS]
+    assert channels == sorted(channels)
+    assert config.model.num_channels == read_preset(name)["model"]["num_channels"]
+    changed = load_config(None, [*MINIMAL, f"preset={name}", "num_channels=7", "lr=0.5"])
+    assert (changed.model.num_channels, changed.training.lr) == (7, 0.5)
+    assert changed.model.lmax == config.model.lmax
+    assert differences(config, RunConfig.parse(yaml.safe_load(write_config(config)))) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["preset=huge"], "'tiny', 'small', 'medium' or 'large'"),
+        (["preset=tiny", "architecture=PaperTDN"], "sizes of TDN"),
+        (["preset=tiny", "start.path=model.tdn"], "leave out the preset"),
+    ],
+)
+def test_presets_that_make_no_sense_are_refused(overrides: list[str], expected: str):
+    with pytest.raises(ConfigError, match=expected):
+        load_config(None, [*MINIMAL, *overrides])

@@ -29,6 +29,8 @@ EPILOG = """Examples:
 
 tdn train --data train.extxyz --output run --max-time 15m
 
+tdn train --data train.extxyz --output run --preset medium
+
 tdn train config.yaml lr=0.01 num_channels=32
 
 tdn train --from model.tdn --data new.extxyz --output tuned --max-time 5m
@@ -52,6 +54,7 @@ def train(
     test: Annotated[str | None, typer.Option("--test", help="Test file, or fraction or number of frames.")] = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Folder of the run.")] = None,
     max_time: Annotated[str | None, typer.Option("--max-time", help="Train this long: 90s, 15m, 1h30m.")] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="Size: tiny, small, medium or large.")] = None,
     start: Annotated[Path | None, typer.Option("--from", help="Model to start from: fine-tuning.")] = None,
     freeze: Annotated[
         list[str] | None,
@@ -77,7 +80,7 @@ def train(
     from tdn.training.run import SUMMARY
     from tdn.training.run import train as run
 
-    given = {"seed": seed, "device": device, "dtype": dtype, "threads": threads, "output": output}
+    given = {"preset": preset, "seed": seed, "device": device, "dtype": dtype, "threads": threads, "output": output}
     top = {
         name: value for name, value in given.items() if _is_given(context, name) and (name, value) != ("dtype", "auto")
     }

@@ -9,6 +9,7 @@ import difflib
 import os
 import re
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ from tdn.errors import ConfigError
 from tdn.models.architectures import ARCHITECTURES, DEFAULT, ModelChoice
 from tdn.models.tdn import TDNConfig
 
+PRESETS = ("tiny", "small", "medium", "large")
 DEFAULT_STEPS = 20_000
 FINE_TUNING_LR = 3e-3
 
@@ -223,6 +225,8 @@ class RunConfig(StrictConfig):
     """A training run.
 
     Attributes:
+        preset: A size from `PRESETS`, whose values stand where `model` and `training` do not say otherwise; `small` is
+            what stands without.
         data: What to learn from.
         model: Architecture and shape of the network; averages of neighbours and atoms are taken from the training data
             unless they are given.
@@ -235,6 +239,7 @@ class RunConfig(StrictConfig):
         threads: CPU threads; 0 leaves PyTorch's choice.
     """
 
+    preset: Literal["tiny", "small", "medium", "large"] | None = None
     data: DataConfig
     model: ModelChoice = TDNConfig()
     training: TrainingConfig = TrainingConfig()
@@ -247,10 +252,12 @@ class RunConfig(StrictConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _set_learning_rate(cls, content: Any) -> Any:
-        """Defaults that suit the architecture, and a trained model, which is lost at the rate of fresh weights."""
+    def _fill_in(cls, content: Any) -> Any:
+        """Defaults that suit preset, architecture, and a trained model, which is lost at the rate of fresh weights."""
         if not isinstance(content, dict):
             return content
+        if content.get("preset") in PRESETS:
+            content = _with_preset(content)
         model, training = content.get("model") or {}, content.get("training") or {}
         if not isinstance(model, dict) or not isinstance(training, dict):
             return content
@@ -275,6 +282,33 @@ CHANGEABLE = frozenset(
         *("training.tensorboard", "training.wandb_project", "data.test", "output", "device", "threads"),
     }
 )
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The `model` and `training` blocks of a preset.
+
+    Raises:
+        ConfigError: If there is no such preset.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"No preset {name!r}; there are {', '.join(PRESETS)}.")
+    with resources.as_file(resources.files("tdn.training") / "presets" / f"{name}.yaml") as path:
+        return read_yaml(path)
+
+
+def _with_preset(content: dict[str, Any]) -> dict[str, Any]:
+    """Plain values of a run with those of its preset where it says nothing."""
+    preset = read_preset(content["preset"])
+    model = content.get("model") or {}
+    if content.get("start"):
+        raise ConfigError("A run that starts from a model has its shape: leave out the preset.")
+    if isinstance(model, dict) and model.get("architecture", DEFAULT) != preset["model"]["architecture"]:
+        raise ConfigError(f"The presets are sizes of {DEFAULT}: leave out the preset, or the architecture.")
+    blocks = {name: content.get(name) or {} for name in preset}
+    return {
+        **content,
+        **{name: {**preset[name], **own} for name, own in blocks.items() if isinstance(own, dict)},
+    }
 
 
 def load_config(path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()) -> RunConfig:
