@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -125,6 +129,56 @@ def test_interrupted_conversion_goes_on(shards: Path, store: FrameStore, tmp_pat
     convert(source, tmp_path / "s")
     assert [Path(path).name for path in read] == ["Data02.lmdb", "Data06.lmdb"]
     assert contents(tmp_path / "s") == contents(store.path)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tdn.data import shards
+from tdn.data.convert import convert
+from tdn.data.pubchemqcr import PubChemQCR
+
+source, destination, where = sys.argv[1:]
+kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
+
+def save_half(path, arrays, metadata, save=shards.save_arrays):
+    if path.name == "shard-00002.safetensors":
+        with shards.atomic_write(path) as temporary:
+            temporary.write_bytes(b"half")
+            kill()
+    save(path, arrays, metadata)
+
+if __name__ == "__main__":
+    if where == "within a shard":
+        shards.save_arrays = save_half
+        convert(PubChemQCR(source), destination)
+    convert(PubChemQCR(source), destination, workers=2, progress=lambda done, *_: done == 2 and kill())
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+@pytest.mark.parametrize("where", ["within a shard", "with two workers"])
+def test_killed_conversion_goes_on_to_the_same_bytes(where: str, tmp_path: Path) -> None:
+    """Nothing is lost, nothing comes twice, no temporary file and no worker stays behind."""
+    generator().write_shards(tmp_path / "qcr", 30, files=5, atoms=8, steps=3, irregular=True)
+    (tmp_path / "killed.py").write_text(KILLED)
+    source, whole = PubChemQCR(str(tmp_path / "qcr")), tmp_path / "whole"
+    convert(source, whole)
+    command = [sys.executable, str(tmp_path / "killed.py"), source.root, str(tmp_path / "s"), where]
+    # Workers hold the pipes of the output: that this returns at all shows that they end, too.
+    result = subprocess.run(command, capture_output=True, timeout=60)
+    assert result.returncode == -signal.SIGKILL, result.stderr.decode()
+    left = contents(tmp_path / "s")
+    assert "index.json" not in left
+    if where == "within a shard":
+        done = sorted(name for name in left if name.endswith(".safetensors"))
+        assert done == ["shard-00000.safetensors", "shard-00001.safetensors"]
+        assert any(name.endswith(".tmp") for name in left)
+    store = convert(source, tmp_path / "s")
+    assert contents(tmp_path / "s") == contents(whole)
+    assert store.verify() == []
+    names = store.trajectory_names()
+    assert len(set(names)) == len(names)
 
 
 def test_another_conversion_is_not_mixed_in(shards: Path, tmp_path: Path) -> None:

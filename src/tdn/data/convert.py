@@ -11,7 +11,9 @@ import gc
 import hashlib
 import json
 import multiprocessing
+import os
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,6 +107,8 @@ def _open_folder(folder: Path, plan: Mapping[str, Any], overwrite: bool) -> None
     if known.is_file():
         old = json.loads(known.read_text(encoding="utf-8"))
         if old == json.loads(json.dumps(plan)) and not overwrite:
+            for unfinished in folder.glob(".*.tmp"):
+                unfinished.unlink()
             return
         if not overwrite:
             changed = [name for name in plan if old.get(name) != json.loads(json.dumps(plan[name]))]
@@ -137,7 +141,7 @@ def _run(tasks: Sequence[_Task], workers: int) -> Iterator[dict[str, Any]]:
         return
     # Not fork: the parent may have threads of PyTorch or of a progress bar.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _end_with_parent) as pool:
         waiting = iter(tasks)
         running = {pool.submit(convert_unit, task) for task, _ in zip(waiting, range(2 * workers), strict=False)}
         try:
@@ -148,6 +152,18 @@ def _run(tasks: Sequence[_Task], workers: int) -> Iterator[dict[str, Any]]:
                     running |= {pool.submit(convert_unit, task) for task in [next(waiting, None)] if task is not None}
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Let this worker end when the process that started it does, even by a kill: it would wait for work forever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def convert_unit(task: _Task) -> dict[str, Any]:

@@ -133,7 +133,7 @@ class FrameStore:
         Raises:
             DataError: If the store was made without a split.
         """
-        if not (self.path / SPLIT).is_file():
+        if not (self.index.get("split") and (self.path / SPLIT).is_file()):
             raise DataError(
                 f"{self.path} has no split: tdn data convert with --split makes one (no frame is read again)."
             )
