@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tdn.data.duplicates import frame_digest
 from tdn.data.labels import LabelReport, LabelSource
-from tdn.data.preflight import Finding, check_frames, frame_digest, stiffness
+from tdn.data.preflight import Finding, check_frames, stiffness
 from tdn.data.reading import FrameSet, read_frames
 from tdn.data.reference import ReferenceEnergies, resolve_reference_energies
 from tdn.structure import Structure
@@ -106,10 +107,32 @@ def test_duplicates_within_and_across_sets() -> None:
     copied = replace(train.structures[3], energy=0.0, positions=train.structures[3].positions + 1e-7)
     leaking = frame_set([*valid.structures, copied], "v")
     message = next(f.message for f in check_frames(train, leaking) if f.check == "duplicates")
-    assert "1 duplicate frames of valid are also in train (v:10)" in message
+    assert "1 of valid are also in train (v:10)" in message
     twice = frame_set([*train.structures, train.structures[0]], "t")
     message = next(f.message for f in check_frames(twice) if f.check == "duplicates")
-    assert "1 duplicate frames within train (t:30)" in message
+    assert "Duplicate frames: 1 in train (t:30)" in message
+
+
+def test_repeated_geometries_of_a_trajectory_are_one_note_and_no_warning() -> None:
+    train, valid = sample(30, seed=0), sample(10, seed=1)
+    resting = {
+        name: replace(
+            frame_set([*part.structures, *[part.structures[-1]] * count], name),
+            trajectories=(*range(len(part)), *[len(part) - 1] * count),
+        )
+        for name, part, count in (("a", train, 3), ("b", valid, 2))
+    }
+    findings = check_frames(resting["a"], resting["b"])
+    assert "duplicates" not in checks(findings)
+    (note,) = [f for f in findings if f.check == "steady"]
+    assert note.severity == "note"
+    assert "3 in train, 2 in valid (a:30, a:31, a:32, b:10, b:11)" in note.message
+
+
+def test_missing_forces_are_odd_only_where_they_are_wanted() -> None:
+    energies = changed(sample(), lambda s: replace(s, forces=None))
+    assert "labels" in checks(check_frames(energies))
+    assert "labels" not in checks(check_frames(energies, with_forces=False))
 
 
 def test_digest_sees_elements_positions_and_periodic_cells_only() -> None:
@@ -196,4 +219,4 @@ def test_known_duplicates_of_real_data_are_found(data_dir: Path) -> None:
     train = read_frames(data_dir / "3bpa" / "train_300K.xyz")
     mixed = read_frames(data_dir / "3bpa" / "train_mixedT.xyz")
     message = next(f.message for f in check_frames(train, mixed) if f.check == "duplicates")
-    assert message.startswith("31 duplicate frames of valid")
+    assert "31 of valid are also in train" in message

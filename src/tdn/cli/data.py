@@ -56,7 +56,7 @@ def check(
     train = sets["train"]
     known = any(s.energy is not None for s in train.structures)
     references = resolve_reference_energies("auto", train) if known else None
-    findings = check_frames(train, sets.get("valid"), sets.get("test"), references, r_max)
+    findings = check_frames(train, sets.get("valid"), sets.get("test"), references, r_max, forces_key != "none")
     findings = [*(Finding("error", "checksum", line) for line in wrong), *findings]
     _show(sets, references, findings, quiet)
     for name, frames in sets.items():

@@ -5,12 +5,13 @@ Every limit was chosen so that the data sets of the tests pass and the same data
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from tdn.data.duplicates import find_duplicates
 from tdn.data.labels import PLURAL, QUANTITIES, list_names
 from tdn.data.reading import FrameSet
 from tdn.data.reference import ReferenceEnergies, composition_groups, force_rms
@@ -52,6 +53,7 @@ def check_frames(
     test: FrameSet | None = None,
     references: ReferenceEnergies | None = None,
     r_max: float | None = None,
+    with_forces: bool = True,
 ) -> list[Finding]:
     """Look over the frames of a training run.
 
@@ -61,12 +63,13 @@ def check_frames(
         test: Test frames.
         references: Reference energies that the run will use; energies are judged relative to them.
         r_max: Cutoff radius, Å; with it, atoms without any neighbour are reported (this takes longer).
+        with_forces: Whether forces are wanted, so that it is odd if there are none.
 
     Returns:
         Findings, errors first; empty if all is well.
     """
     sets = {name: part for name, part in (("train", train), ("valid", valid), ("test", test)) if part is not None}
-    findings = _labels(train) + _keys(sets) + _elements(sets) + _duplicates(sets)
+    findings = _labels(train, with_forces) + _keys(sets) + _elements(sets) + _duplicates(sets)
     for name, frames in sets.items():
         for check in (_force_size, _extreme_forces, _net_forces, _stiffness, _stress):
             findings += check(name, frames)
@@ -74,15 +77,6 @@ def check_frames(
     if references is not None:
         findings += _energies(train, references)
     return sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.severity))
-
-
-def frame_digest(structure: Structure) -> bytes:
-    """Identity of a geometry: elements, positions and, where periodic, the cell, to 1e-4 Å."""
-    parts = [structure.positions, structure.cell if structure.pbc.any() else np.zeros(0)]
-    digest = hashlib.sha256(structure.numbers.tobytes() + structure.pbc.tobytes())
-    for part in parts:
-        digest.update(np.round(part * 1e4).astype(np.int64).tobytes())
-    return digest.digest()
 
 
 def stiffness(frames: Sequence[Structure]) -> float | None:
@@ -113,13 +107,13 @@ def _warn(check: str, message: str) -> list[Finding]:
     return [Finding("warning", check, message)]
 
 
-def _labels(train: FrameSet) -> list[Finding]:
+def _labels(train: FrameSet, with_forces: bool) -> list[Finding]:
     if not len(train):
         return [Finding("error", "frames", f"{train.source} holds no frames to train on, only isolated atoms.")]
     findings = []
     if all(s.energy is None for s in train.structures):
         findings.append(Finding("error", "labels", "No training frame has an energy: name the key that holds it."))
-    if all(s.forces is None for s in train.structures):
+    if with_forces and all(s.forces is None for s in train.structures):
         findings += _warn("labels", "No training frame has forces: name their key; energies alone teach far less.")
     return findings
 
@@ -151,22 +145,35 @@ def _elements(sets: dict[str, FrameSet]) -> list[Finding]:
 
 def _duplicates(sets: dict[str, FrameSet]) -> list[Finding]:
     """Equal geometries within and across sets: those across make errors look smaller than they are."""
-    owner: dict[bytes, str] = {}
-    shared: dict[tuple[str, str], list[str]] = {}
-    for name, frames in sets.items():
-        for structure, origin in zip(frames.structures, frames.origins, strict=True):
-            digest = frame_digest(structure)
-            if digest in owner:
-                shared.setdefault((owner[digest], name), []).append(origin)
-            else:
-                owner[digest] = name
-    findings = []
-    for (first, second), origins in shared.items():
-        where = f"within {first}" if first == second else f"of {second} are also in {first}"
-        remedy = "a random split would leak them" if first == second else "errors there will look too small"
-        message = f"{len(origins)} duplicate frames {where} ({list_names(origins)}): {remedy}; remove them."
-        findings.append(Finding("warning", "duplicates", message))
+    found, findings = find_duplicates(sets), []
+    if found.across:
+        pairs = ", ".join(f"{len(names)} of {own} are also in {other}" for (own, other), names in found.across.items())
+        findings += _warn(
+            "duplicates",
+            f"Duplicate frames across sets: {pairs} ({_some(found.across)}): errors there will look too small; remove "
+            "them.",
+        )
+    if found.within:
+        findings += _warn(
+            "duplicates",
+            f"Duplicate frames: {_counts(found.within)} ({_some(found.within)}): a random split would leak them; "
+            "remove them.",
+        )
+    if found.steady:
+        message = (
+            f"Frames with the geometry of an earlier one of their trajectory: {_counts(found.steady)} "
+            f"({_some(found.steady)}), as relaxations at rest have; they count more than once."
+        )
+        findings.append(Finding("note", "steady", message))
     return findings
+
+
+def _counts(names: Mapping[str, Sequence[str]]) -> str:
+    return ", ".join(f"{len(some)} in {name}" for name, some in names.items())
+
+
+def _some(names: Mapping[Any, Sequence[str]]) -> str:
+    return list_names([name for some in names.values() for name in some])
 
 
 def _force_size(name: str, frames: FrameSet) -> list[Finding]:

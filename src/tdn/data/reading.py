@@ -47,6 +47,7 @@ class FrameSet:
         fingerprint: SHA-256 of the file, or of the list of the files' SHA-256; empty for frames in memory.
         origins: `file:index` of each structure, the index counting all frames of its file from 0.
         known_elements: Elements of the structures where they need not be looked for.
+        trajectories: Number of the trajectory of each structure in memory, if it is of one.
     """
 
     structures: Sequence[Structure]
@@ -56,6 +57,7 @@ class FrameSet:
     fingerprint: str
     origins: Sequence[str]
     known_elements: tuple[int, ...] | None = None
+    trajectories: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.structures)
@@ -77,7 +79,9 @@ class FrameSet:
         if not isinstance(self.structures, StoreView):
             return self
         some = self.structures.spread(count)
-        return replace(self, structures=tuple(some), origins=tuple(Origins(some)))
+        return replace(
+            self, structures=tuple(some), origins=tuple(Origins(some)), trajectories=tuple(some.trajectories.tolist())
+        )
 
     def select(self, indices: Sequence[int]) -> FrameSet:
         """The frames at `indices`, in that order; isolated atoms stay."""
@@ -85,6 +89,7 @@ class FrameSet:
             self,
             structures=tuple(self.structures[k] for k in indices),
             origins=tuple(self.origins[k] for k in indices),
+            trajectories=None if self.trajectories is None else tuple(self.trajectories[k] for k in indices),
         )
 
 

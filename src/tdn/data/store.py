@@ -224,6 +224,11 @@ class StoreView(Sequence[Structure]):
         """Atoms of every frame."""
         return self.store.num_atoms[self.frames].astype(np.int64)
 
+    @property
+    def trajectories(self) -> NDArray[np.int64]:
+        """Trajectory of every frame."""
+        return self.store.trajectory_starts.searchsorted(self.frames, side="right") - 1
+
     def spread(self, count: int) -> StoreView:
         """At most `count` frames, evenly spread."""
         if len(self) <= count:

@@ -97,7 +97,8 @@ def prepare(config: RunConfig, say: Callable[[str], None], warn: Callable[[str],
     if config.start is not None:
         start, references = start_potential(config.start, train, references, say)
     say(str(references))
-    findings = check_frames(train, looked_at.get("valid"), looked_at.get("test"), references, config.model.r_max)
+    valid_part, test_part = looked_at.get("valid"), looked_at.get("test")
+    findings = check_frames(train, valid_part, test_part, references, config.model.r_max, learns_forces(config))
     for finding in findings:
         if finding.severity != "error":
             (warn if finding.severity == "warning" else say)(f"{finding.severity}: {finding.message}")
@@ -133,6 +134,11 @@ def make_graphs(frames: FrameSet, model: ModelConfig) -> Graphs:
 def label_keys(data: DataConfig) -> LabelKeys:
     """The names of the labels that the run asks for."""
     return LabelKeys(energy=data.energy_key, forces=data.forces_key, stress=data.stress_key)
+
+
+def learns_forces(config: RunConfig) -> bool:
+    """Whether forces are predicted, read and weighed."""
+    return bool(config.model.predicts_forces and config.data.forces_key != "none" and config.training.forces_weight)
 
 
 def _scale(frames: FrameSet, references: ReferenceEnergies, model: ModelConfig) -> float:
@@ -203,8 +209,7 @@ def _read(data: DataConfig, files: str | list[str], config: RunConfig) -> FrameS
         keys = replace(keys, stress="none")
     if not config.model.predicts_forces:
         keys = replace(keys, forces="none")
-    with_forces = keys.forces != "none" and config.training.forces_weight
-    required = ("energy", "forces") if with_forces else ("energy",)
+    required = ("energy", "forces") if learns_forces(config) else ("energy",)
     return read_frames(files, keys, required=required, allow_partial=data.allow_partial, ocp=data.ocp.options())
 
 
