@@ -1,4 +1,4 @@
-"""Files to `ase.Atoms`: everything ASE reads, ASE databases with all their keys, and rMD17's npz."""
+"""Files to `ase.Atoms`: everything ASE reads, ASE databases with all their keys, rMD17's npz, DeePMD's folders."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tdn.data.aselmdb import read_rows
+from tdn.data.deepmd import deepmd_files, is_deepmd, read_deepmd
 from tdn.data.oc20_raw import is_raw, read_raw_frames
 from tdn.errors import DataError
 from tdn.units import EV_PER_KCAL_PER_MOL
@@ -36,12 +37,12 @@ def expand_paths(paths: PathLike | Sequence[PathLike]) -> list[Path]:
     names = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     files: list[Path] = []
     for name in (os.fspath(path) for path in names):
-        if os.path.isdir(name):
+        if os.path.isdir(name) and not is_deepmd(Path(name)):
             matches = sorted(str(path) for path in Path(name).iterdir() if path.name.endswith(FOLDER_SUFFIXES))
             if not matches:
                 raise DataError(f"The folder {name} holds no data files ({', '.join(FOLDER_SUFFIXES)}).")
         else:
-            matches = [name] if os.path.isfile(name) else sorted(glob.glob(name, recursive=True))
+            matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
         if not matches:
             raise DataError(f"No such file: {name}.")
         files += [Path(match) for match in matches if Path(match) not in files]
@@ -51,9 +52,10 @@ def expand_paths(paths: PathLike | Sequence[PathLike]) -> list[Path]:
 
 
 def fingerprint(files: Sequence[Path]) -> str:
-    """SHA-256 of a file; of several, SHA-256 of their digests in order. Tells whether two runs saw the same data."""
+    """SHA-256 of a file; of several, or a folder, of their digests in order. Tells if two runs saw the same data."""
     digests = []
-    for file in files:
+    parts = [part for file in files for part in (deepmd_files(file) if is_deepmd(file) else [file])]
+    for file in parts:
         with file.open("rb") as stream:
             digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
@@ -70,6 +72,8 @@ def read_atoms(path: Path) -> list[Atoms]:
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty: 0 bytes.")
     try:
+        if is_deepmd(path):
+            return read_deepmd(path)
         if path.suffix == ".npz":
             return _read_rmd17(path)
         if path.suffix in (".db", ".json"):
