@@ -12,7 +12,12 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from typer.testing import CliRunner
 
+from pubchem_shards import generator
 from tdn.cli.data import app
+from tdn.data.pubchemqcr import PubChemQCR
+from tdn.data.reading import read_frames
+from tdn.data.shard_sample import read_shard_sample
+from tdn.data.sources import Notes
 from tdn.errors import DataError
 
 
@@ -53,6 +58,33 @@ def test_errors_give_exit_code_one_even_when_quiet(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["check", train, "--test", test, "--quiet"])
     assert result.exit_code == 1
     assert "test frames contain S" in result.output
+
+
+def test_some_records_of_pubchemqcr_are_looked_at(tmp_path: Path) -> None:
+    generator().write_shards(tmp_path, 60, files=3, atoms=8, steps=3, irregular=True)
+    for stage in ("1st", "2nd"):
+        found = [
+            t for unit in PubChemQCR(str(tmp_path), stage).units() for t in PubChemQCR("", stage).read(unit, Notes())
+        ]
+        result = CliRunner().invoke(app, ["check", str(tmp_path), "--stage", stage])
+        assert result.exit_code == 0, result.output
+        assert f"{len(found)} trajectories in 60 records" in result.output
+        assert "left out, records: stage missing: " in result.output
+        assert "H -13.6131" in result.output
+    frames = read_shard_sample([str(tmp_path)], records=7)
+    assert "in 7 records" in str(frames.report)
+    assert frames.origins[0] == "000000984:DFT_1st:0"
+
+
+def test_shards_of_pubchemqcr_are_named_as_such(tmp_path: Path) -> None:
+    generator().write_shards(tmp_path, 3, files=1, atoms=4, steps=2)
+    with pytest.raises(DataError, match="no keys to choose"):
+        CliRunner().invoke(app, ["check", str(tmp_path), "--forces-key", "none"], catch_exceptions=False)
+    with pytest.raises(DataError, match=r"shard of PubChemQCR.*tdn data convert"):
+        read_frames(tmp_path)
+    (tmp_path / "Data07.lmdb").write_bytes((tmp_path / "Data06.lmdb").read_bytes()[:5000])
+    with pytest.raises(DataError, match=r"Data07\.lmdb is truncated"):
+        CliRunner().invoke(app, ["check", str(tmp_path)], catch_exceptions=False)
 
 
 def test_unreadable_files_are_data_errors(tmp_path: Path) -> None:

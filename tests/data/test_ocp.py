@@ -223,5 +223,5 @@ def test_options_of_a_conversion_are_given_by_name(tmp_path: Path):
 
 def test_another_lmdb_is_not_taken_for_one_of_oc20(tmp_path: Path):
     path = write_lmdb(tmp_path / "qcr.lmdb", {"000000001": gzip.compress(pickle.dumps({}))})
-    with pytest.raises(DataError, match="no LMDB of OC20 or OC22"):
+    with pytest.raises(DataError, match="is a shard of PubChemQCR"):
         read_frames(path)

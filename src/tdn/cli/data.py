@@ -11,6 +11,7 @@ from tdn.cli.common import JsonOption, QuietOption, print_table, write_json_opti
 from tdn.cli.convert import convert_data
 
 if TYPE_CHECKING:
+    from tdn.data.labels import LabelKeys
     from tdn.data.preflight import Finding
     from tdn.data.reading import FrameSet
     from tdn.data.reference import ReferenceEnergies
@@ -28,25 +29,25 @@ app.command("convert")(convert_data)
 
 @app.command()
 def check(
-    files: Annotated[list[str], typer.Argument(help="Training files or patterns: extxyz, ASE databases, rMD17 npz.")],
+    files: Annotated[list[str], typer.Argument(help="Training data: files, patterns, folders, or a frame store.")],
     valid: Annotated[list[str] | None, typer.Option("--valid", help="Validation file; may be repeated.")] = None,
     test: Annotated[list[str] | None, typer.Option("--test", help="Test file; may be repeated.")] = None,
     energy_key: Annotated[str, typer.Option("--energy-key", help="Key of the energies, auto or none.")] = "auto",
     forces_key: Annotated[str, typer.Option("--forces-key", help="Key of the forces, auto or none.")] = "auto",
     stress_key: Annotated[str, typer.Option("--stress-key", help="Key of stress or virial, auto or none.")] = "auto",
     r_max: Annotated[float, typer.Option("--r-max", help="Cutoff radius in Å, to find atoms without neighbours.")] = 5,
+    stage: Annotated[str, typer.Option("--stage", help="PubChemQCR: pm3, hf, 1st, 1st_smash, 2nd or mixing.")] = "1st",
     json_file: JsonOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Report what would be read from FILES and what looks wrong; exit code 1 if training could not use them."""
     from tdn.data.labels import LabelKeys
     from tdn.data.preflight import Finding, check_frames
-    from tdn.data.reading import read_frames
     from tdn.data.reference import resolve_reference_energies
 
     keys = LabelKeys(energy_key, forces_key, stress_key)
     paths = {"train": files, "valid": valid, "test": test}
-    sets = {name: read_frames(given, keys, required=()) for name, given in paths.items() if given}
+    sets = {name: _read(given, keys, stage) for name, given in paths.items() if given}
     stores = {name: frames for name, frames in sets.items() if frames.on_disk}
     counts = {name: len(frames) for name, frames in stores.items()}
     wrong = [
@@ -74,6 +75,17 @@ def check(
     )
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(1)
+
+
+def _read(paths: list[str], keys: LabelKeys, stage: str) -> FrameSet:
+    """All frames, of a frame store those that are asked for, and some of PubChemQCR's shards."""
+    from tdn.data.reading import read_frames
+    from tdn.data.shard_sample import are_shards, read_shard_sample
+    from tdn.data.store import is_store
+
+    if not any(is_store(path) for path in paths) and are_shards(paths):
+        return read_shard_sample(paths, stage, keys)
+    return read_frames(paths, keys, required=())
 
 
 def _store_of(frames: FrameSet) -> str:

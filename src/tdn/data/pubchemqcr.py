@@ -106,12 +106,17 @@ class PubChemQCR:
         """Pieces of 1000 records."""
         found = []
         for file in self.files:
-            with read_lmdb(file) as view:
-                keys = [bytes(key) for key in view.cursor().iternext(keys=True, values=False)]
+            keys = _keys(file)
             for first in range(0, len(keys), TRAJECTORIES_A_UNIT):
                 some = keys[first : first + TRAJECTORIES_A_UNIT]
                 found.append(Unit(str(file), first, len(some), some[0].hex()))
         return found
+
+    def spread(self, count: int) -> list[Unit]:
+        """At most `count` single records, evenly spread over the files."""
+        places = [(file, k, key) for file in self.files for k, key in enumerate(_keys(file))]
+        chosen = np.unique(np.linspace(0, len(places) - 1, min(count, len(places))).astype(int)).tolist()
+        return [Unit(str(file), k, 1, key.hex()) for file, k, key in (places[number] for number in chosen)]
 
     def read(self, unit: Unit, notes: Notes) -> Iterator[Trajectory]:
         """The trajectories of one piece that have any usable step; `notes` counts the others.
@@ -194,6 +199,11 @@ class PubChemQCR:
             -gradients * ev_per_angstrom,
             info=info,
         )
+
+
+def _keys(file: Path) -> list[bytes]:
+    with read_lmdb(file) as view:
+        return [bytes(key) for key in view.cursor().iternext(keys=True, values=False)]
 
 
 class _Unusable(Exception):

@@ -204,7 +204,8 @@ def _read_ocp(
     foreign = next((file for file in files if not is_open_catalyst(file)), None)
     if foreign is not None:
         raise DataError(
-            f"{foreign} is no LMDB of OC20 or OC22. Shards of PubChemQCR become a frame store first: tdn data convert."
+            f"{foreign} is a shard of PubChemQCR, if not damaged. Make a frame store of the shards, and name that: "
+            f"tdn data convert {foreign.parent} STORE --split subset (or full)."
         )
     structures, origins = [], []
     for file in files:

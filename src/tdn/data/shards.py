@@ -45,7 +45,7 @@ _DTYPES = {
 }
 
 
-_DECODE = json.JSONDecoder().scan_once  # `json.loads` looks for an encoding first, which takes longer than the rest
+_DECODE = json.JSONDecoder().raw_decode  # `json.loads` looks for an encoding first, which takes longer than the rest
 
 
 def map_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
@@ -121,8 +121,8 @@ def _info(arrays: Arrays, k: int) -> dict[str, Scalar]:
         return {}
     first, last = arrays["info_offsets"][k : k + 2].tolist()
     try:
-        return _DECODE(arrays["info"][first:last].tobytes().decode(), 0)[0]
-    except (ValueError, StopIteration) as error:
+        return _DECODE(arrays["info"][first:last].tobytes().decode())[0]
+    except ValueError as error:
         raise DataError(f"The scalars of frame {k} of a shard are damaged ({error}): convert again.") from error
 
 
