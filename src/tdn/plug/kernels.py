@@ -49,7 +49,7 @@ class Entries:
         mul = self.muls[entries[0]]
         if self.layout == "mul_ir":
             parts = [features[:, self.slices[i]].unflatten(1, (mul, self.sizes[i] // mul)) for i in entries]
-            return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+            return parts[0] if len(parts) == 1 else torch.cat([part.mT for part in parts], dim=1).mT
         first, last = self.slices[entries[0]], self.slices[entries[-1]]
         if last.stop - first.start == sum(self.sizes[i] for i in entries):
             return features[:, first.start : last.stop].unflatten(1, (-1, mul)).mT
@@ -164,7 +164,8 @@ class FilterFirst(TermKernel):
         """Outputs `[z, copies, k]` of every term, from `x [z, u, i]` and `y [z, v, j]`."""
         size, copies, _ = y.shape
         d1 = self.coupling.shape[1]
-        filters = torch.matmul(y, self.coupling.flatten(1))
+        # Without copies a plain matrix product, also where `y` is a transposed view.
+        filters = torch.matmul(y.squeeze(1), self.coupling.flatten(1)).view(size, copies, -1)
         if d1 == 1:  # the first input is scalar: nothing to sum
             return [
                 self._scalar_input(term.mode, x, part, weight)
