@@ -14,6 +14,7 @@ from tdn.cli.common import (
     SeedOption,
     ThreadsOption,
     print_table,
+    set_threads,
     write_json_option,
 )
 
@@ -31,7 +32,9 @@ tdn reproduce oc22-is2re --root oc22/ --output run --linear-reference oc22_linfi
 
 tdn reproduce oc20-is2re --root oc20/ --output small num_channels=64 num_layers=2 max_epochs=3
 
-tdn reproduce pubchemqcr --root pubchemqcr/ --output run --subset --variant tdn --variant exact --workers 8"""
+tdn reproduce pubchemqcr --root pubchemqcr/ --output run --subset --variant tdn --variant exact --workers 8
+
+tdn reproduce nbody --output run epochs=100 num_channels=24"""
 
 app = typer.Typer(
     no_args_is_help=True, help="Results of 2507.01131, from its data sets to the rows of its tables.", epilog=EPILOG
@@ -148,6 +151,39 @@ def pubchemqcr(
     if found is not None:
         print_table(*table(found), quiet)
         write_json_option(json_file, describe(found))
+
+
+@app.command("nbody", epilog=EPILOG)
+def nbody(
+    output: OutputOption,
+    changes: ChangesArgument = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A small network and few systems: a few minutes on one core.")
+    ] = False,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option("--variant", help="10, 15, 20, 28, 81, exact, exact-o3 or cg_paths; repeatable. [default: all]"),
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = 0,
+    json_file: JsonOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Table 8: rank against error and equivariance error on five charged bodies, which are simulated; with a picture.
+
+    Variants that are in the output folder already are not run again.
+    """
+    from tdn.reproduce.nbody import FIGURE, VARIANTS, describe, read_config, reproduce_nbody, table
+
+    config = read_config(changes or [], quick, seed)
+    set_threads(threads)
+    names = variant or list(VARIANTS)
+    found = reproduce_nbody(output, config, variants=names, device=device, reporter=_reporter(quiet))
+    print_table(*table(found), quiet)
+    if not quiet:
+        typer.echo(f"picture: {output / FIGURE}")
+    write_json_option(json_file, describe(found))
 
 
 def _reporter(quiet: bool) -> Reporter | None:

@@ -1,0 +1,56 @@
+"""The picture of the rank ablation on n bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tdn.files import atomic_write
+
+PANELS = (("mse", "mean squared error"), ("equivariance_error", "relative equivariance error"))
+
+
+def draw(result: Mapping[str, Any], path: Path) -> None:
+    """Error and equivariance error against the rank, ours and the published ones; written atomically.
+
+    Args:
+        result: As in `results.json`.
+        path: Of the picture; its suffix gives the format.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with pyplot.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+        for axis, (quantity, label) in zip(axes, PANELS, strict=True):
+            _panel(axis, result["rows"].values(), quantity)
+            axis.set(xlabel="rank R", ylabel=label, yscale="log", xscale="log")
+            axis.set_xticks([10, 15, 20, 28, 40, 81], ["10", "15", "20", "28", "40", "81"])
+            axis.minorticks_off()
+        axes[0].legend(fontsize=8, frameon=False)
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary, format=path.suffix.lstrip(".") or "png", dpi=150)
+        pyplot.close(figure)
+
+
+def _panel(axis: Any, rows: Any, quantity: str) -> None:
+    ranked = sorted((row for row in rows if row["rank"]), key=lambda row: row["rank"])
+    published = [(row["rank"], float(str(row["published"][quantity]).lstrip("<")))
+                 for row in ranked if row["published"][quantity] is not None]  # fmt: skip
+    groups = (
+        ("this run, all paths", [row for row in ranked if row["published"]["mse"] is not None], "o-", "tab:blue"),
+        ("this run, exact factors", [row for row in ranked if row["published"]["mse"] is None], "*", "tab:red"),
+    )
+    if published:
+        axis.plot(*zip(*published, strict=True), "s--", color="0.6", label="published", markersize=4)
+    for label, chosen, style, colour in groups:
+        points = [(row["rank"], row[quantity]) for row in chosen]
+        if points:
+            size = 12 if style == "*" else 5
+            axis.plot(*zip(*points, strict=True), style, color=colour, label=label, markersize=size)
+    dense = [row[quantity] for row in rows if row["rank"] is None]
+    if dense:
+        axis.axhline(dense[0], color="0.3", linestyle=":", linewidth=1, label="this run, w/o CP+PS")
