@@ -33,11 +33,12 @@ class Target(enum.StrEnum):
 
     aoti = "aoti"
     metatomic = "metatomic"
+    lammps = "lammps"
 
 
 # Files may have thousands; sizes matter, not numbers.
 MAX_STRUCTURES = 8
-SUFFIXES = {Target.aoti: ".pt2", Target.metatomic: ".pt"}
+SUFFIXES = {Target.aoti: ".pt2", Target.metatomic: ".pt", Target.lammps: ".mliap.pt"}
 
 
 @app.command()
@@ -45,7 +46,11 @@ def export(
     model: Annotated[Path, typer.Argument(help="Model file.")],
     to: Annotated[
         Target,
-        typer.Option("--to", help="aoti: compiled package for PyTorch; metatomic: TorchScript file for many engines."),
+        typer.Option(
+            "--to",
+            help="aoti: compiled package for PyTorch; metatomic: TorchScript file for many engines; lammps: file of "
+            "pair_style mliap unified.",
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write; beside the model if left out.")
@@ -87,6 +92,10 @@ def _exporter(target: Target) -> Callable[..., Agreement]:
         from tdn.interfaces.aoti import export_aoti
 
         return export_aoti
+    if target is Target.lammps:
+        from tdn.interfaces.mliap import export_lammps
+
+        return export_lammps
     from tdn.interfaces.metatomic import export_metatomic
 
     return export_metatomic

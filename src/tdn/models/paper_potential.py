@@ -11,6 +11,7 @@ from tdn.graph import AtomGraph, Prediction
 from tdn.models.compiled import CompiledCore
 from tdn.models.paper import PaperTDN, PaperTDNConfig
 from tdn.models.potential import BINDING_SHARPNESS, Potential, assemble
+from tdn.models.tdn import Ghosts
 from tdn.nn.kernels import gather, scatter_sum
 from tdn.nn.radial import polynomial_envelope
 
@@ -44,8 +45,16 @@ class PaperPotential(Potential):
             return graph
         return graph.nearest(limit) if self.config.truncation == "nearest" else graph.first(limit)
 
-    def atomic_energies(self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
-        """Energy of every atom above its reference, eV, `[N]`; with `per_atom`, its part of the energy per atom."""
+    def atomic_energies(
+        self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor, ghosts: Ghosts | None = None
+    ) -> Tensor:
+        """Energy of every atom above its reference, eV, `[N]`; with `per_atom`, its part of the energy per atom.
+
+        Raises:
+            ConfigError: With `ghosts`: this network has no exchange between its layers.
+        """
+        if ghosts is not None:
+            raise ConfigError("PaperTDN cannot run on several processes: use a model of the architecture TDN.")
         energies, _ = self._network(vectors, species, senders, receivers)
         return self._energies(energies, vectors, species, receivers)
 

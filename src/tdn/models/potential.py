@@ -16,7 +16,7 @@ from tdn.errors import DataError
 from tdn.graph import AtomGraph, Prediction
 from tdn.models.compiled import CompiledCore, compiler_available
 from tdn.models.config import ModelConfig
-from tdn.models.tdn import TDN, TDNConfig
+from tdn.models.tdn import TDN, Ghosts, TDNConfig
 from tdn.nn.kernels import gather, scatter_sum
 from tdn.nn.radial import polynomial_envelope
 from tdn.nn.repulsion import Repulsion
@@ -121,16 +121,22 @@ class Potential(nn.Module):
                 f"This potential knows {known}; the structure also has {names}. Train one that covers them."
             )
 
-    def atomic_energies(self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
-        """Energy of every atom above its reference, eV, `[N]`, from edge vectors `[E, 3]` and element indices `[N]`."""
-        energies = self.network(vectors, species, senders, receivers)
+    def atomic_energies(
+        self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor, ghosts: Ghosts | None = None
+    ) -> Tensor:
+        """Energy of every atom above its reference, eV, `[N]`, from edge vectors `[E, 3]` and element indices `[N]`.
+
+        With `ghosts`, those of the local atoms, `[num_local]`.
+        """
+        energies = self.network(vectors, species, senders, receivers, ghosts)
+        local = energies.shape[0]
         distance = vectors.square().sum(-1).sqrt()
         envelope = polynomial_envelope(distance, self.r_max)
-        bound = -torch.expm1(-BINDING_SHARPNESS * scatter_sum(envelope, receivers, species.shape[0]))
-        energies = self.scale * (energies + bound * gather(self.shift, species))
+        bound = -torch.expm1(-BINDING_SHARPNESS * scatter_sum(envelope, receivers, local))
+        energies = self.scale * (energies + bound * gather(self.shift, species[:local]))
         if self.repulsion is None:
             return energies
-        return energies + self.repulsion(distance, species, senders, receivers)
+        return energies + self.repulsion(distance, species, senders, receivers)[:local]
 
     def energies_above_reference(self, graph: AtomGraph) -> Tensor:
         """Energy of every atom of `graph` above its reference, eV, `[N]`: what `forward` adds the references to."""

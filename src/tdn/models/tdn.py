@@ -8,7 +8,7 @@ stress of it. Everything vanishes for an atom without neighbours, so that a lone
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
@@ -170,6 +170,22 @@ class Edges(NamedTuple):
     index: EdgeIndex
 
 
+class Ghosts(Protocol):
+    """Copies of atoms that another process owns, behind the atoms of this one: what domain decomposition needs.
+
+    Ghosts send messages and receive none; their features after every layer come from their owners.
+    """
+
+    @property
+    def num_local(self) -> int:
+        """How many atoms, the first ones, are no ghosts."""
+        ...
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Features of all atoms `[d, N, U]` from those of the local ones `[d, num_local, U]`; differentiable."""
+        ...
+
+
 class Interaction(nn.Module):
     """One layer: convolution, polynomial of the messages, residual, gate.
 
@@ -197,7 +213,11 @@ class Interaction(nn.Module):
         self.gate = Gate(lmax, lmax_out, channels)
 
     def forward(self, x: Tensor, edges: Edges, filters: Tensor | None, species: Tensor) -> Tensor:
-        """New features `[(lmax_out + 1)², N, U]` from `x [(lmax_in + 1)², N, U]` and the convolution's `filters`."""
+        """New features `[(lmax_out + 1)², N, U]` from `x [(lmax_in + 1)², N, U]` and the convolution's `filters`.
+
+        Where `species` holds the first atoms only, the others are ghosts and get no new features.
+        """
+        local = species.shape[0]
         table = self.radial(edges.inputs).unflatten(-1, (-1, x.shape[2]))
         radial = RadialTable(edges.basis, table, edges.knot)
         if filters is None:
@@ -205,10 +225,10 @@ class Interaction(nn.Module):
             summed = self.convolution(self.linear_in(x), edges.harmonics, radial.weights(), *ends)
         else:
             summed = self.convolution.sum_messages(self.linear_in(x), filters, radial, edges.index)
-        message = saturate(self.linear_message(summed * self.message_scale))
+        message = saturate(self.linear_message(summed[:, :local] * self.message_scale))
         update = self.linear_out(self.products(message, species))
         if self.linear_skip is not None:
-            update = update + self.linear_skip(x)
+            update = update + self.linear_skip(x[:, :local])
         return self.gate(update)
 
 
@@ -236,7 +256,9 @@ class TDN(nn.Module):
             MLP([channels, 1]) if k < last else MLP([channels, channels // 2, 1]) for k in range(config.num_layers)
         )
 
-    def forward(self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
+    def forward(
+        self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor, ghosts: Ghosts | None = None
+    ) -> Tensor:
         """Energy of every atom in units of the potential's scale, `[N]`; zero for an atom without neighbours.
 
         Args:
@@ -244,12 +266,17 @@ class TDN(nn.Module):
             species: Element index, int64 `[N]`.
             senders: int64 `[E]`.
             receivers: int64 `[E]`, ascending.
+            ghosts: If the last atoms are ghosts; energies are then those of the local ones, `[num_local]`.
         """
         edges = self._edges(vectors, senders, receivers, species.shape[0])
         filters = self._filters(edges.harmonics)
         x = gather(self.embedding, species)[None]
+        if ghosts is not None:
+            species = species[: ghosts.num_local]
         energy = vectors.new_zeros(species.shape[0])
-        for layer, readout, of_layer in zip(self.layers, self.readouts, filters, strict=True):
+        for k, (layer, readout, of_layer) in enumerate(zip(self.layers, self.readouts, filters, strict=True)):
+            if ghosts is not None and k:
+                x = ghosts(x)
             x = layer(x, edges, of_layer, species)
             energy = energy + readout(x[0]).squeeze(-1)
         return energy

@@ -136,8 +136,8 @@ class _AtomicEnergies(nn.Module):
         super().__init__()
         self.potential = potential
 
-    def forward(self, *arguments: Tensor) -> Tensor:
-        return self.potential.atomic_energies(*arguments)
+    def forward(self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
+        return self.potential.atomic_energies(vectors, species, senders, receivers)
 
 
 def energy_uncertainty(layer: LastLayer, posterior: LastLayerPosterior, graph: AtomGraph) -> float:

@@ -104,7 +104,7 @@ class CPProduct(nn.Module):
         if self.exact:
             return torch.einsum("inu,jnu,ijk->knu", x, y, self.factors.coupling)
         ranks = (self.factors.in1 @ x.flatten(1)) * (self.factors.in2.T @ y.flatten(1))
-        return (self.factors.out @ ranks).view(-1, *x.shape[1:])
+        return (self.factors.out @ ranks).view(len(self.factors.out), *x.shape[1:])
 
 
 class CPConvolution(nn.Module):
