@@ -13,6 +13,7 @@ from tdn.errors import DataError
 from tdn.evaluation import FramePrediction
 from tdn.evaluation.catalysis import (
     DISTANCE_THRESHOLDS,
+    TaskMetrics,
     cosine_similarity,
     displacements,
     is2re_metrics,
@@ -85,6 +86,10 @@ def test_force_metrics_equal_their_formulas():
             cosines.append(dot / (math.hypot(*a) * math.hypot(*b)))
             magnitudes.append(abs(math.hypot(*a) - math.hypot(*b)))
     metrics = s2ef_metrics(references, predictions)
+    piecewise = TaskMetrics("s2ef")
+    for s, p in zip(references, predictions, strict=True):
+        piecewise.add([s], [p.energy], [p.forces])
+    assert piecewise.result() == pytest.approx(metrics)
     assert metrics["forces_mae"] == pytest.approx(sum(components) / len(components))
     assert metrics["forces_cosine_similarity"] == pytest.approx(sum(cosines) / len(cosines), rel=1e-5)
     assert metrics["forces_magnitude_error"] == pytest.approx(sum(magnitudes) / len(magnitudes))

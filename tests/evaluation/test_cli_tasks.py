@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,8 @@ from typer.testing import CliRunner
 from oc_files import is2re_record, s2ef_record, slabs, write_records
 from tdn.cli.eval import app as eval_app
 from tdn.cli.submission import app as submission_app
+from tdn.data.convert import convert
+from tdn.data.ocp_source import OpenCatalyst
 from tdn.data.reading import read_frames
 from tdn.errors import DataError
 from tdn.evaluation import evaluate
@@ -59,6 +63,32 @@ def test_is2re_metrics_of_relaxed_energies(model: Path, tmp_path: Path):
     run(eval_app, model, data, "--metrics", "is2re", "--json", tmp_path / "errors.json")
     content = json.loads((tmp_path / "errors.json").read_text())
     assert content["metrics"]["is2re"]["energy_mae"] == pytest.approx(content["energy"]["mae"] / 1000)
+
+
+@pytest.mark.parametrize("task", ["s2ef", "is2re"])
+def test_metrics_of_a_frame_store_are_those_of_its_files(task: str, model: Path, tmp_path: Path, monkeypatch):
+    make = s2ef_record if task == "s2ef" else is2re_record
+    records = [make(atoms, k, 0) if task == "s2ef" else make(atoms, k) for k, atoms in enumerate(slabs(4))]
+    data = write_records(tmp_path / "data.lmdb", records)
+    convert(OpenCatalyst((str(data),)), tmp_path / "store")
+    # Fewer predictions are kept than there are.
+    monkeypatch.setattr(sys.modules[evaluate.__module__], "KEPT", 3)
+    found = []
+    for source in (data, tmp_path / "store"):
+        run(eval_app, model, source, "--metrics", task, "--json", tmp_path / "errors.json")
+        found.append(json.loads((tmp_path / "errors.json").read_text())["metrics"][task])
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+    output = run(eval_app, model, tmp_path / "store", "--output", tmp_path / "out", "--predictions", tmp_path / "p.xyz")
+    assert "3 of 4 frames, evenly spread" in output
+    assert len(ase.io.read(tmp_path / "p.xyz", index=":")) == 3
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_relaxed_structures_are_asked_for_where_there_are_none(model: Path, tmp_path: Path):
+    data = write_records(tmp_path / "data.lmdb", [is2re_record(atoms, k) for k, atoms in enumerate(slabs(2))])
+    convert(OpenCatalyst((str(data),)), tmp_path / "store")
+    result = CliRunner().invoke(eval_app, [str(model), str(tmp_path / "store"), "--metrics", "is2rs"])
+    assert "--relaxed" in str(result.exception)
 
 
 def test_an_unknown_task_is_refused(model: Path, tmp_path: Path):

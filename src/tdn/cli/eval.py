@@ -22,9 +22,13 @@ from tdn.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tdn.data.labels import LabelKeys
-    from tdn.evaluation import Errors, Evaluation
+    from tdn.data.reading import FrameSet
+    from tdn.evaluation import Errors, Evaluation, FramePrediction
     from tdn.models.potential import Potential
+    from tdn.structure import Structure
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -75,7 +79,7 @@ def evaluate_files(
     from tdn.data.labels import LabelKeys
     from tdn.data.reading import read_frames
     from tdn.devices import choose_device
-    from tdn.evaluation import evaluate, write_predictions
+    from tdn.evaluation import write_predictions
     from tdn.evaluation.uncertainty import measure_calibration
     from tdn.modelfile import load_model
 
@@ -86,17 +90,18 @@ def evaluate_files(
     frames = read_frames(data, keys, required=(), allow_partial=True)
     if not quiet and str(json) != "-":
         typer.echo(f"{frames.source}: {frames.report}", err=True)
-    evaluation = evaluate(potential, frames.structures, origins=frames.origins)
+    evaluation, found = _evaluate(potential, frames, metrics, relaxed, data)
     print_errors(evaluation, quiet or str(json) == "-")
     calibration = measure_calibration(potential, evaluation)
     print_calibration(calibration, "\nUncertainties beside errors", quiet or str(json) == "-")
-    found = task_metrics(metrics, evaluation, potential, relaxed or data) if metrics is not None else None
     if found is not None:
         print_table(
             f"\n{metrics}, as published", ["metric", "value"], [(n, f"{v:.6g}") for n, v in found.items()], quiet
         )
     if predictions is not None:
         write_predictions(predictions, evaluation)
+        if len(evaluation.structures) < len(frames):
+            typer.echo(f"{predictions}: {len(evaluation.structures)} of {len(frames)} frames, evenly spread", err=True)
     if output is not None:
         write_folder(output, evaluation, model, data, keys)
         if not quiet:
@@ -107,28 +112,58 @@ def evaluate_files(
     write_json_option(json, content)
 
 
-def task_metrics(task: str, evaluation: Evaluation, potential: Potential, relaxed: list[str]) -> dict[str, float]:
-    """Metrics of an Open Catalyst task, in eV, eV/Å, Å and fractions.
+def _evaluate(
+    potential: Potential, frames: FrameSet, task: str | None, relaxed: list[str] | None, data: list[str]
+) -> tuple[Evaluation, dict[str, float] | None]:
+    """Errors, and metrics of an Open Catalyst task, in eV, eV/Å, Å and fractions, if one is asked for.
 
     Raises:
         ConfigError: If there is no such task.
     """
+    from tdn.errors import ConfigError
+    from tdn.evaluation import evaluate
+    from tdn.evaluation.catalysis import PRIMARY_METRICS, TaskMetrics
+
+    if task is not None and task not in PRIMARY_METRICS:
+        raise ConfigError(f"--metrics must be one of {', '.join(PRIMARY_METRICS)}, got {task!r}.")
+    references = _relaxed(relaxed, data) if task == "is2rs" else None
+    if task is None or references is not None:
+        evaluation = evaluate(potential, frames.structures, origins=frames.origins)
+        return evaluation, None if references is None else _relax(potential, frames, references)
+    sums = TaskMetrics(task)
+
+    def observe(structures: Sequence[Structure], predictions: Sequence[FramePrediction]) -> None:
+        sums.add(structures, [p.energy for p in predictions], [p.forces for p in predictions])
+
+    return evaluate(potential, frames.structures, origins=frames.origins, observe=observe), sums.result()
+
+
+def _relaxed(named: list[str] | None, data: list[str]) -> FrameSet:
+    """Structures relaxed by DFT: those that are named, or those in the LMDBs of the initial ones.
+
+    Raises:
+        DataError: If they have to be named, or those that are named are not relaxed.
+    """
+    from tdn.data.formats import expand_paths
     from tdn.data.ocp import OCPOptions
     from tdn.data.reading import read_frames
-    from tdn.errors import ConfigError
-    from tdn.evaluation.catalysis import PRIMARY_METRICS, is2re_metrics, s2ef_metrics
+    from tdn.data.store import FrameStore, is_store
+    from tdn.errors import DataError
+
+    stores = [FrameStore(path.partition("::")[0]) for path in named or data if is_store(path)]
+    wrong = next((store for store in stores if store.index["source"].get("geometry") == "initial"), None)
+    if wrong is not None or not (named or all(path.suffix == ".lmdb" for path in expand_paths(data))):
+        raise DataError(
+            f"{wrong.path if wrong else data[0]} has no relaxed structures: name these with --relaxed, as LMDBs, as a "
+            "frame store made by tdn data convert --option geometry=relaxed, or as other files."
+        )
+    return read_frames(named or data, required=(), allow_partial=True, ocp=OCPOptions(geometry="relaxed"))
+
+
+def _relax(potential: Potential, frames: FrameSet, references: FrameSet) -> dict[str, float]:
     from tdn.evaluation.is2rs import measure_relaxations, relax_structures
 
-    if not evaluation.predictions:
-        raise ConfigError("--metrics needs every prediction, and those of a frame store are not kept: name the files.")
-    if task == "s2ef":
-        return s2ef_metrics(evaluation.structures, evaluation.predictions)
-    if task == "is2re":
-        return is2re_metrics(evaluation.structures, [p.energy for p in evaluation.predictions])
-    if task != "is2rs":
-        raise ConfigError(f"--metrics must be one of {', '.join(PRIMARY_METRICS)}, got {task!r}.")
-    references = read_frames(relaxed, required=(), allow_partial=True, ocp=OCPOptions(geometry="relaxed"))
-    return measure_relaxations(relax_structures(potential, evaluation.structures), references.structures)
+    return measure_relaxations(relax_structures(potential, frames.structures), references.structures)
 
 
 def print_errors(evaluation: Evaluation, quiet: bool = False) -> None:
@@ -141,7 +176,8 @@ def print_errors(evaluation: Evaluation, quiet: bool = False) -> None:
         if errors is not None
     ]
     if overall.force_vector_rmse is not None:
-        frames = str(sum(s.forces is not None for s in evaluation.structures) or overall.frames)
+        labelled = str(sum(s.forces is not None for s in evaluation.structures))
+        frames = labelled if len(evaluation.structures) == overall.frames else "-"
         rows.append(["force vectors of a frame", "-", f"{overall.force_vector_rmse:.2f}", "-", frames, "meV/Å"])
     title = f"{overall.frames} frames, {overall.atoms} atoms"
     print_table(title, ["quantity", "MAE", "RMSE", "largest", "values", "unit"], rows, quiet)

@@ -5,6 +5,7 @@ Numbers are in eV, eV/Å and Å, and shares are fractions. Forces and positions 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -26,6 +27,15 @@ PRIMARY_METRICS = {
 }
 
 
+METRICS = {
+    "s2ef": (
+        *("energy_mae", "forces_mae", "forcesx_mae", "forcesy_mae", "forcesz_mae"),
+        *("forces_cosine_similarity", "forces_magnitude_error", PRIMARY_METRICS["s2ef"]),
+    ),
+    "is2re": ("energy_mae", "energy_mse", "energy_within_threshold"),
+}
+
+
 class EnergyAndForces(Protocol):
     """What a model says of one structure."""
 
@@ -38,6 +48,77 @@ class EnergyAndForces(Protocol):
     def forces(self) -> NDArray[np.float64]:
         """eV/Å, `[n, 3]`."""
         ...
+
+
+class TaskMetrics:
+    """Metrics of S2EF or IS2RE over structures that are added batch by batch, and need not be in memory together.
+
+    Args:
+        task: `s2ef` or `is2re`.
+
+    Raises:
+        DataError: If there is no such task.
+    """
+
+    def __init__(self, task: str) -> None:
+        if task not in ("s2ef", "is2re"):
+            raise DataError(f"Energies and forces have the metrics of s2ef and is2re, not of {task!r}.")
+        self.task = task
+        self._sums: defaultdict[str, float] = defaultdict(float)
+        self._systems = self._free_atoms = 0
+
+    def add(
+        self,
+        structures: Sequence[Structure],
+        energies: Sequence[float],
+        forces: Sequence[NDArray[np.float64]] = (),
+    ) -> None:
+        """Add labelled structures and what a model says of them, eV and eV/Å; forces count for `s2ef` only.
+
+        Raises:
+            DataError: If a label is missing.
+        """
+        errors = energy_errors(structures, energies, self._systems)
+        if self.task == "s2ef":
+            self._add_forces(structures, forces, np.abs(errors) < ENERGY_THRESHOLD)
+        else:
+            self._sums["energy_within_threshold"] += int((np.abs(errors) < ENERGY_THRESHOLD).sum())
+            self._sums["energy_mse"] += float(np.square(errors).sum())
+        self._sums["energy_mae"] += float(np.abs(errors).sum())
+        self._systems += len(structures)
+
+    def _add_forces(
+        self, structures: Sequence[Structure], forces: Sequence[NDArray[np.float64]], within: NDArray[np.bool_]
+    ) -> None:
+        expected = [_labelled_forces(self._systems + k, s)[s.free] for k, s in enumerate(structures)]
+        given = [np.asarray(f, dtype=np.float64)[s.free] for f, s in zip(forces, structures, strict=True)]
+        largest = np.array([np.abs(p - f).max(initial=0.0) for p, f in zip(given, expected, strict=True)])
+        self._sums[PRIMARY_METRICS["s2ef"]] += int((within & (largest < FORCE_THRESHOLD)).sum())
+        predicted, reference = np.concatenate(given), np.concatenate(expected)
+        for axis, column in zip("xyz", np.abs(predicted - reference).T, strict=True):
+            self._sums[f"forces{axis}_mae"] += float(column.sum())
+        lengths = np.linalg.norm(predicted, axis=1) - np.linalg.norm(reference, axis=1)
+        self._sums["forces_cosine_similarity"] += float(cosine_similarity(predicted, reference).sum(dtype=np.float64))
+        self._sums["forces_magnitude_error"] += float(np.abs(lengths).sum())
+        self._free_atoms += len(reference)
+
+    def result(self) -> dict[str, float]:
+        """Of everything added; see `s2ef_metrics` and `is2re_metrics`.
+
+        Raises:
+            DataError: If there was no structure, or no free atom where forces count.
+        """
+        if not self._systems:
+            raise DataError("There are no structures to compare with.")
+        if self.task == "s2ef" and not self._free_atoms:
+            raise DataError("Force metrics are over free atoms, and all atoms of these structures are fixed.")
+        found = {
+            name: total / (self._free_atoms if name.startswith("forces") else self._systems)
+            for name, total in self._sums.items()
+        }
+        if self.task == "s2ef":
+            found["forces_mae"] = sum(found[f"forces{axis}_mae"] for axis in "xyz") / 3
+        return {name: found[name] for name in METRICS[self.task]}
 
 
 def s2ef_metrics(structures: Sequence[Structure], predictions: Sequence[EnergyAndForces]) -> dict[str, float]:
@@ -55,26 +136,9 @@ def s2ef_metrics(structures: Sequence[Structure], predictions: Sequence[EnergyAn
     Raises:
         DataError: If there is no structure, a label is missing, or no atom is free.
     """
-    expected = [_labelled_forces(k, s) for k, s in enumerate(structures)]
-    free = [s.free for s in structures]
-    errors = energy_errors(structures, [p.energy for p in predictions])
-    given = [np.asarray(p.forces, dtype=np.float64) for p in predictions]
-    differences = [p[own] - f[own] for p, f, own in zip(given, expected, free, strict=True)]
-    largest = np.array([np.abs(d).max(initial=0.0) for d in differences])
-    predicted = np.concatenate([p[own] for p, own in zip(given, free, strict=True)])
-    reference = np.concatenate([f[own] for f, own in zip(expected, free, strict=True)])
-    if not len(reference):
-        raise DataError("Force metrics are over free atoms, and all atoms of these structures are fixed.")
-    absolute = np.abs(np.concatenate(differences))
-    lengths = np.linalg.norm(predicted, axis=1) - np.linalg.norm(reference, axis=1)
-    return {
-        "energy_mae": float(np.abs(errors).mean()),
-        "forces_mae": float(absolute.mean()),
-        **{f"forces{axis}_mae": float(absolute[:, k].mean()) for k, axis in enumerate("xyz")},
-        "forces_cosine_similarity": float(cosine_similarity(predicted, reference).mean()),
-        "forces_magnitude_error": float(np.abs(lengths).mean()),
-        PRIMARY_METRICS["s2ef"]: float(((np.abs(errors) < ENERGY_THRESHOLD) & (largest < FORCE_THRESHOLD)).mean()),
-    }
+    metrics = TaskMetrics("s2ef")
+    metrics.add(structures, [p.energy for p in predictions], [p.forces for p in predictions])
+    return metrics.result()
 
 
 def is2re_metrics(structures: Sequence[Structure], energies: Sequence[float]) -> dict[str, float]:
@@ -90,12 +154,9 @@ def is2re_metrics(structures: Sequence[Structure], energies: Sequence[float]) ->
     Raises:
         DataError: If there is no structure or an energy is missing.
     """
-    errors = energy_errors(structures, energies)
-    return {
-        "energy_mae": float(np.abs(errors).mean()),
-        "energy_mse": float(np.square(errors).mean()),
-        "energy_within_threshold": float((np.abs(errors) < ENERGY_THRESHOLD).mean()),
-    }
+    metrics = TaskMetrics("is2re")
+    metrics.add(structures, energies)
+    return metrics.result()
 
 
 def is2rs_metrics(relaxed: Sequence[Structure], positions: Sequence[NDArray[np.float64]]) -> dict[str, float]:
@@ -157,8 +218,8 @@ def cosine_similarity(first: NDArray[np.float64], second: NDArray[np.float64]) -
     return np.sum(a * b, axis=1) / (norms[0] * norms[1])
 
 
-def energy_errors(structures: Sequence[Structure], energies: Sequence[float]) -> NDArray[np.float64]:
-    """Predicted minus labelled, eV, `[n]`.
+def energy_errors(structures: Sequence[Structure], energies: Sequence[float], first: int = 0) -> NDArray[np.float64]:
+    """Predicted minus labelled, eV, `[n]`; messages number the structures from `first`.
 
     Raises:
         DataError: If there is no structure or an energy is missing.
@@ -168,8 +229,8 @@ def energy_errors(structures: Sequence[Structure], energies: Sequence[float]) ->
     missing = [k for k, s in enumerate(structures) if s.energy is None]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(structures)} structures have no energy, the first is number {missing[0]}: test "
-            "splits come without targets, so write a submission instead."
+            f"{len(missing)} of {len(structures)} structures have no energy, the first is number {first + missing[0]}: "
+            "test splits come without targets, so write a submission instead."
         )
     return np.asarray(energies, dtype=np.float64) - np.array([s.energy for s in structures], dtype=np.float64)
 

@@ -25,6 +25,12 @@ from tdn.units import MEV_PER_EV
 # A few hundred MB for a network of 64 channels; larger batches are no faster.
 MAX_EDGES = 16384
 
+KEPT = 2000
+"""Structures of a frame store whose predictions an evaluation keeps, evenly spread, for pictures."""
+
+Observer = Callable[[Sequence[Structure], Sequence[FramePrediction]], None]
+"""Called with structures and their predictions, batch by batch, each structure once."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -54,7 +60,7 @@ class Evaluation:
     """A potential against labelled structures.
 
     Attributes:
-        structures: The structures with their reference labels; none of those of a frame store.
+        structures: The structures with their reference labels; of a frame store at most `KEPT`, evenly spread.
         predictions: One a structure, in the same order.
         overall: Errors over all frames.
         per_element: Force errors by chemical symbol, in the order of atomic numbers.
@@ -88,15 +94,17 @@ def evaluate(
     max_edges: int = MAX_EDGES,
     origins: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    observe: Observer | None = None,
 ) -> Evaluation:
     """Predict every structure and measure the errors where there are labels.
 
     Args:
         potential: The model, on its device and in evaluation mode.
-        structures: At least one; labels may be missing. Of those of a frame store, the evaluation has errors only.
+        structures: At least one; labels may be missing.
         max_edges: Most edges in a batch.
         origins: Names of the structures for messages.
         progress: Called with (frames done, frames) after each batch.
+        observe: Hears of every structure, those of a frame store included.
 
     Raises:
         DataError: If there is no structure, one has an element that the potential does not know, or atoms overlap.
@@ -104,13 +112,15 @@ def evaluate(
     if not len(structures):
         raise DataError("There are no frames to evaluate: isolated atoms alone do not count. Give labelled structures.")
     if isinstance(structures, StoreView):
-        return _evaluate_store(potential, structures, max_edges, progress)
+        return _evaluate_store(potential, structures, max_edges, progress, observe)
     potential.check_elements(np.unique(np.concatenate([s.numbers for s in structures])).tolist())
     start = time.perf_counter()
     dataset = GraphDataset(structures, potential.r_max, origins)
     middle = time.perf_counter()
     predictions = predict(potential, dataset, max_edges, progress)
     seconds = time.perf_counter() - middle
+    if observe is not None:
+        observe(dataset.structures, predictions)
     atoms = sum(len(s) for s in structures)
     timing = Timing(
         neighbors_s=middle - start,
@@ -133,11 +143,17 @@ def evaluate(
 
 
 def _evaluate_store(
-    potential: Potential, view: StoreView, max_edges: int, progress: Callable[[int, int], None] | None
+    potential: Potential,
+    view: StoreView,
+    max_edges: int,
+    progress: Callable[[int, int], None] | None,
+    observe: Observer | None,
 ) -> Evaluation:
-    """The same for frames on disk: nothing is kept of a frame but its share of the errors."""
+    """The same for frames on disk: of most, nothing is kept but their share of the errors."""
     potential.check_elements(view.store.elements)
     dataset, sums, done = LazyGraphDataset(view, potential.r_max), RunningTable(), 0
+    wanted = set(np.linspace(0, len(view) - 1, min(KEPT, len(view))).astype(int).tolist())
+    kept: list[tuple[Structure, FramePrediction]] = []
 
     def load(indices: list[int]) -> tuple[list[Structure], AtomGraph]:
         structures = [view[k] for k in indices]
@@ -146,7 +162,11 @@ def _evaluate_store(
     start = time.perf_counter()
     batches = EdgeBudgetSampler(dataset.num_edges, max_edges=max_edges, shuffle=False).batches()
     for batch, (structures, graph) in prefetched(load, batches, dataset.workers):
-        sums.add(structures, split(potential(graph.to(potential.device)), structures))
+        predictions = split(potential(graph.to(potential.device)), structures)
+        sums.add(structures, predictions)
+        kept += [(s, p) for k, s, p in zip(batch, structures, predictions, strict=True) if k in wanted]
+        if observe is not None:
+            observe(structures, predictions)
         done += len(batch)
         if progress is not None:
             progress(done, len(view))
@@ -161,7 +181,8 @@ def _evaluate_store(
         threads=torch.get_num_threads(),
     )
     references = dict(zip(potential.elements, potential.reference_energies.tolist(), strict=True))
-    return Evaluation((), (), table, sums.per_element(), {}, references, timing)
+    structures, predictions = zip(*kept, strict=True)
+    return Evaluation(structures, predictions, table, sums.per_element(), {}, references, timing)
 
 
 def predict(

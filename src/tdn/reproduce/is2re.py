@@ -14,7 +14,7 @@ from tdn.data.ocp_source import OpenCatalyst
 from tdn.data.reading import read_frames
 from tdn.devices import choose_device
 from tdn.errors import DataError, TDNError
-from tdn.evaluation.catalysis import is2re_metrics
+from tdn.evaluation.catalysis import TaskMetrics
 from tdn.evaluation.evaluate import evaluate
 from tdn.evaluation.metrics import FramePrediction
 from tdn.evaluation.submission import join_splits, split_arrays, write_npz
@@ -255,7 +255,9 @@ def validate(dataset: Dataset, potential: Potential, stores: Mapping[str, str], 
     mae, ewt = [], []
     for split in VALID[dataset]:
         structures = read_frames(stores[split], required=("energy",)).structures
-        found = is2re_metrics(list(structures), [p.energy for p in predict(potential, structures)])
+        metrics = TaskMetrics("is2re")
+        evaluate(potential, structures, observe=lambda s, p, add=metrics.add: add(s, [own.energy for own in p]))
+        found = metrics.result()
         mae.append(found["energy_mae"])
         ewt.append(100.0 * found["energy_within_threshold"])
         reporter.line(f"{split}: MAE {mae[-1]:.4f} eV, EwT {ewt[-1]:.2f} % of {len(structures)} structures")
