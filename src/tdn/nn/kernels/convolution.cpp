@@ -23,6 +23,8 @@ constexpr int kVectorBytes = 32, kRankBlock = 4;
 constexpr int kVectorBytes = 16, kRankBlock = 4;
 #endif
 
+constexpr int kMaxColumns = 64;  // pairs times degrees; as in cpu.py
+
 template <typename T>
 struct Vector {
     static constexpr int lanes = kVectorBytes / sizeof(T);
@@ -90,7 +92,6 @@ inline void radial_weights(const View<T>& v, int64_t e, int64_t u, Vec<T>* w, in
 // ---------------------------------------------------------------------------------------------------------------------
 // dS/dg
 
-constexpr int kMaxColumns = 64;     // as in cpu.py
 constexpr int kChunkVectors = 384;  // radial weights of so many edges at a time as fit in the first-level cache
 
 // Adds the messages of `count` edges to Q ranks and B vectors of channels of one node.
@@ -185,112 +186,64 @@ inline void fold(Vec<T>* v) {
 }
 #endif
 
-// Collects vectors and writes the sums over their lanes, one after the other, as many at a time as a vector has lanes.
+// Sums over the lanes of `count` vectors, as many at a time as a vector has lanes; what stands behind them is lost.
 template <typename T>
-struct LaneSums {
-    static constexpr int L = Lanes<T>;
-    Vec<T> waiting[L + kMaxColumns];
-    int count = 0;
-    T* out;
-
-    explicit LaneSums(T* out) : out(out) {}
-
-    // Room for up to kMaxColumns more.
-    Vec<T>* end() { return waiting + count; }
-
-    void added(int more) {
-        count += more;
-        int done = 0;
-        for (; done + L <= count; done += L, out += L) store(out, folded(waiting + done));
-        if (done)
-            for (int i = done; i < count; i++) waiting[i - done] = waiting[i];
-        count -= done;
-    }
-
-    void finish() {
-        for (int i = count; i < L; i++) waiting[i] = Vec<T>{};
-        const Vec<T> sums = folded(waiting);
-        for (int i = 0; i < count; i++) out[i] = sums[i];
-        count = 0;
-    }
-
-    static Vec<T> folded(Vec<T>* v) {
+inline void sum_lanes(Vec<T>* v, int64_t count, T* out) {
+    constexpr int L = Lanes<T>;
+    for (int64_t i = count; i % L; i++) v[i] = Vec<T>{};
+    for (int64_t done = 0; done < count; done += L) {
 #ifdef TDN_SHUFFLE
-        fold<T, L>(v);
-        return v[0];
+        fold<T, L>(v + done);
+        const Vec<T> sums = v[done];
 #else
         Vec<T> sums{};
         for (int k = 0; k < L; k++)
-            for (int i = 0; i < L; i++) sums[k] += v[k][i];
-        return sums;
+            for (int i = 0; i < L; i++) sums[k] += v[done + k][i];
 #endif
-    }
-};
-
-// For Q ranks of an edge: products with the weights, to be summed over lanes, and what they add to dS/dw.
-template <typename T, int CT, int Q>
-inline void edge_ranks(
-    const View<T>& v, const T* g, const T* x, const T* y, const Vec<T>* w, Vec<T>* to_w, Vec<T>* to_y
-) {
-    constexpr int room = CT ? CT : 1;
-    const int64_t vectors = v.U / Lanes<T>;
-    if constexpr (CT > 0) {
-        Vec<T> sum[Q][room] = {};
-        for (int64_t i = 0; i < vectors; i++, g += Lanes<T>, x += Lanes<T>) {
-            Vec<T> product[Q];
-#pragma GCC unroll 8
-            for (int q = 0; q < Q; q++) product[q] = load(g + q * v.U) * load(x + q * v.U);
-#pragma GCC unroll 16
-            for (int c = 0; c < CT; c++) {
-                const Vec<T> weight = w[c * vectors + i];
-                Vec<T> gradient = to_w[c * vectors + i];
-#pragma GCC unroll 8
-                for (int q = 0; q < Q; q++) {
-                    sum[q][c] += product[q] * weight;
-                    gradient += product[q] * y[q * CT + c];
-                }
-                to_w[c * vectors + i] = gradient;
-            }
-        }
-#pragma GCC unroll 8
-        for (int q = 0; q < Q; q++)
-#pragma GCC unroll 16
-            for (int c = 0; c < CT; c++) to_y[q * CT + c] = sum[q][c];
-    } else {
-        const int64_t C = v.J * v.W;
-        for (int64_t c = 0; c < C; c++) {
-            Vec<T> sum{};
-            for (int64_t i = 0; i < vectors; i++) {
-                const Vec<T> product = load(g + i * Lanes<T>) * load(x + i * Lanes<T>);
-                sum += product * w[c * vectors + i];
-                to_w[c * vectors + i] += product * y[c];
-            }
-            to_y[c] = sum;
-        }
+        if (done + L <= count)
+            store(out + done, sums);
+        else
+            for (int64_t i = done; i < count; i++) out[i] = sums[i - done];
     }
 }
 
-template <typename T, int CT>
-inline void edge(const View<T>& v, int64_t e, Vec<T>* buffer, T* out_y, T* out_basis) {
-    const int64_t C = CT ? CT : v.J * v.W, vectors = v.U / Lanes<T>, step = v.W * v.U;
-    Vec<T>*w = buffer, *to_w = w + C * vectors;
-    for (int64_t i = 0; i < vectors; i++) radial_weights<T, 1>(v, e, i * Lanes<T>, w + i, vectors);
-    std::memset(static_cast<void*>(to_w), 0, C * vectors * sizeof(Vec<T>));
-    const T *g = v.g + v.receivers[e] * v.R * v.U, *x = v.x + v.senders[e] * v.R * v.U, *y = v.y + e * v.R * C;
-    constexpr int Q = CT == 0 ? 1 : CT <= 2 ? 8 : CT <= 4 ? 4 : 2;
-    LaneSums<T> sums(out_y + e * v.R * C);
-    int64_t r = 0;
-    for (; r + Q <= v.R; r += Q) {
-        edge_ranks<T, CT, Q>(v, g + r * v.U, x + r * v.U, y + r * C, w, to_w, sums.end());
-        sums.added(Q * C);
-    }
-    for (; r < v.R; r++) {
-        edge_ranks<T, CT, 1>(v, g + r * v.U, x + r * v.U, y + r * C, w, to_w, sums.end());
-        sums.added(C);
-    }
-    sums.finish();
+// Vectors of channels of an edge that are held in registers at a time, with their weights and what adds to dS/dw.
+constexpr int edge_block(int columns) { return columns == 0 || columns > 7 ? 1 : columns > 3 ? 2 : 4; }
 
-    LaneSums<T> basis_sums(out_basis + e * v.J * v.P);
+// For B vectors of channels from u on: products with the weights, to be summed over lanes, [R, C], and dS/dw, [C, U].
+template <typename T, int CT, int B>
+inline void edge_channels(const View<T>& v, int64_t e, int64_t u, Vec<T>* to_y, Vec<T>* to_w) {
+    constexpr int room = CT ? CT : kMaxColumns;
+    const int C = CT ? CT : static_cast<int>(v.J * v.W);
+    const T *g = v.g + v.receivers[e] * v.R * v.U + u, *x = v.x + v.senders[e] * v.R * v.U + u, *y = v.y + e * v.R * C;
+    Vec<T> w[room * B], gradient[room * B] = {};
+    radial_weights<T, B>(v, e, u, w, B);
+    for (int64_t r = 0; r < v.R; r++, g += v.U, x += v.U, y += C, to_y += C) {
+        Vec<T> product[B];
+        for (int i = 0; i < B; i++) product[i] = load(g + i * Lanes<T>) * load(x + i * Lanes<T>);
+#pragma GCC unroll 16
+        for (int c = 0; c < C; c++) {
+            Vec<T> sum = product[0] * w[c * B];
+            for (int i = 1; i < B; i++) sum += product[i] * w[c * B + i];
+            for (int i = 0; i < B; i++) gradient[c * B + i] += product[i] * y[c];
+            to_y[c] = u ? to_y[c] + sum : sum;
+        }
+    }
+    const int64_t vectors = v.U / Lanes<T>, first = u / Lanes<T>;
+#pragma GCC unroll 16
+    for (int c = 0; c < C; c++)
+        for (int i = 0; i < B; i++) to_w[c * vectors + first + i] = gradient[c * B + i];
+}
+
+template <typename T, int CT>
+inline void edge(const View<T>& v, int64_t e, Vec<T>* to_y, Vec<T>* to_w, T* out_y, T* out_basis) {
+    constexpr int B = edge_block(CT);
+    const int64_t C = CT ? CT : v.J * v.W, vectors = v.U / Lanes<T>, step = v.W * v.U;
+    int64_t u = 0;
+    for (; u + B * Lanes<T> <= v.U; u += B * Lanes<T>) edge_channels<T, CT, B>(v, e, u, to_y, to_w);
+    for (; u < v.U; u += Lanes<T>) edge_channels<T, CT, 1>(v, e, u, to_y, to_w);
+    sum_lanes<T>(to_y, v.R * C, out_y + e * v.R * C);
+
     const T* rows = v.table + v.row(e) * step;
     for (int64_t j = 0; j < v.J; j++)
         for (int64_t p = 0; p < v.P; p++) {
@@ -303,21 +256,20 @@ inline void edge(const View<T>& v, int64_t e, Vec<T>* buffer, T* out_y, T* out_b
                 sum[1] += gradient[i + 1] * load(t + (i + 1) * Lanes<T>);
             }
             if (i < v.W * vectors) sum[0] += gradient[i] * load(t + i * Lanes<T>);
-            *basis_sums.end() = sum[0] + sum[1];
-            basis_sums.added(1);
+            to_y[j * v.P + p] = sum[0] + sum[1];
         }
-    basis_sums.finish();
+    sum_lanes<T>(to_y, v.J * v.P, out_basis + e * v.J * v.P);
 }
 
 template <typename T, int CT>
 void edge_gradients(const View<T>& v, T* out_y, T* out_basis) {
-    const int64_t C = v.J * v.W, vectors = v.U / Lanes<T>;
-    const size_t size = 2 * C * vectors;
+    const int64_t C = v.J * v.W, most = v.R * C > v.J * v.P ? v.R * C : v.J * v.P;
+    const size_t sums = most + Lanes<T>, size = sums + C * (v.U / Lanes<T>);
 #pragma omp parallel num_threads(v.threads) if (v.threads > 1)
     {
         auto* buffer = static_cast<Vec<T>*>(::operator new(size * sizeof(Vec<T>), std::align_val_t(kVectorBytes)));
 #pragma omp for schedule(static)
-        for (int64_t e = 0; e < v.E; e++) edge<T, CT>(v, e, buffer, out_y, out_basis);
+        for (int64_t e = 0; e < v.E; e++) edge<T, CT>(v, e, buffer, buffer + sums, out_y, out_basis);
         ::operator delete(buffer, std::align_val_t(kVectorBytes));
     }
 }
@@ -355,6 +307,8 @@ template <typename T, int CT>
 void add_edges(const View<T>& v, int64_t begin, int64_t end, T* out) {
     for (int64_t e = begin; e < end; e++) {
         int64_t u = 0;
+        if constexpr (CT > 0 && CT <= 5)
+            for (; u + 4 * Lanes<T> <= v.U; u += 4 * Lanes<T>) add_to_table<T, CT, 4>(v, e, u, out);
         for (; u + 2 * Lanes<T> <= v.U; u += 2 * Lanes<T>) add_to_table<T, CT, 2>(v, e, u, out);
         if (u < v.U) add_to_table<T, CT, 1>(v, e, u, out);
     }
