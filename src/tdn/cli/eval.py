@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tdn.data.labels import LabelKeys
     from tdn.data.reading import FrameSet
     from tdn.evaluation import Errors, Evaluation, FramePrediction
+    from tdn.evaluation.sharded import EvaluationJob
     from tdn.models.potential import Potential
     from tdn.structure import Structure
 
@@ -40,7 +42,9 @@ tdn eval model.tdn test.extxyz --output evaluation --json errors.json
 
 tdn eval model.tdn 'frames-*.extxyz' --energy-key dft_energy --forces-key dft_forces
 
-tdn eval model.tdn val_id/ --metrics s2ef"""
+tdn eval model.tdn val_id/ --metrics s2ef
+
+tdn eval model.tdn million/ --output evaluation --shard 3/8    # one of eight workers, then --resume"""
 
 UNITS = {"energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
 
@@ -66,6 +70,12 @@ def evaluate_files(
         list[str] | None,
         typer.Option("--relaxed", help="is2rs: relaxed structures in the order of DATA; LMDBs bring their own."),
     ] = None,
+    shard: Annotated[
+        str, typer.Option("--shard", help="Predict part i/n only, as one of n workers; --resume without it collects.")
+    ] = "",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what is predicted in OUTPUT.journal, and continue from there.")
+    ] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = 0,
@@ -80,6 +90,7 @@ def evaluate_files(
     from tdn.data.reading import read_frames
     from tdn.devices import choose_device
     from tdn.evaluation import write_predictions
+    from tdn.evaluation.sharded import EvaluationJob
     from tdn.evaluation.uncertainty import measure_calibration
     from tdn.modelfile import load_model
 
@@ -90,7 +101,14 @@ def evaluate_files(
     frames = read_frames(data, keys, required=(), allow_partial=True)
     if not quiet and str(json) != "-":
         typer.echo(f"{frames.source}: {frames.report}", err=True)
-    evaluation, found = _evaluate(potential, frames, metrics, relaxed, data)
+    job = EvaluationJob.open(potential, frames, model, output, shard, resume) if shard or resume else None
+    if job is not None:
+        job.run()
+    if job is not None and shard:
+        done = f"shard done; {job.finished} of {len(frames)} frames are predicted. When all are, the same command"
+        typer.echo(f"{done} with --resume instead of --shard writes the output.", err=True)
+        return
+    evaluation, found = _evaluate(potential, frames, metrics, relaxed, data, job)
     print_errors(evaluation, quiet or str(json) == "-")
     calibration = measure_calibration(potential, evaluation)
     print_calibration(calibration, "\nUncertainties beside errors", quiet or str(json) == "-")
@@ -110,10 +128,17 @@ def evaluate_files(
     content |= {} if found is None else {"metrics": {metrics: found}}
     content |= {"uncertainty": {part.quantity: part.to_dict() for part in calibration}} if calibration else {}
     write_json_option(json, content)
+    if job is not None:
+        job.close()
 
 
 def _evaluate(
-    potential: Potential, frames: FrameSet, task: str | None, relaxed: list[str] | None, data: list[str]
+    potential: Potential,
+    frames: FrameSet,
+    task: str | None,
+    relaxed: list[str] | None,
+    data: list[str],
+    job: EvaluationJob | None,
 ) -> tuple[Evaluation, dict[str, float] | None]:
     """Errors, and metrics of an Open Catalyst task, in eV, eV/Å, Å and fractions, if one is asked for.
 
@@ -127,15 +152,16 @@ def _evaluate(
     if task is not None and task not in PRIMARY_METRICS:
         raise ConfigError(f"--metrics must be one of {', '.join(PRIMARY_METRICS)}, got {task!r}.")
     references = _relaxed(relaxed, data) if task == "is2rs" else None
+    whole = partial(evaluate, potential, frames.structures, origins=frames.origins)
+    measure = whole if job is None else job.collect
     if task is None or references is not None:
-        evaluation = evaluate(potential, frames.structures, origins=frames.origins)
-        return evaluation, None if references is None else _relax(potential, frames, references)
+        return measure(), None if references is None else _relax(potential, frames, references)
     sums = TaskMetrics(task)
 
     def observe(structures: Sequence[Structure], predictions: Sequence[FramePrediction]) -> None:
         sums.add(structures, [p.energy for p in predictions], [p.forces for p in predictions])
 
-    return evaluate(potential, frames.structures, origins=frames.origins, observe=observe), sums.result()
+    return measure(observe=observe), sums.result()
 
 
 def _relaxed(named: list[str] | None, data: list[str]) -> FrameSet:

@@ -121,24 +121,57 @@ def evaluate(
     seconds = time.perf_counter() - middle
     if observe is not None:
         observe(dataset.structures, predictions)
-    atoms = sum(len(s) for s in structures)
-    timing = Timing(
-        neighbors_s=middle - start,
-        predict_s=seconds,
-        ms_per_frame=1e3 * seconds / len(structures),
-        us_per_atom=1e6 * seconds / atoms,
+    return summarize(potential, dataset.structures, predictions, seconds, neighbors_s=middle - start)
+
+
+def summarize(
+    potential: Potential,
+    structures: Sequence[Structure],
+    predictions: tuple[FramePrediction, ...],
+    predict_s: float,
+    neighbors_s: float = 0.0,
+) -> Evaluation:
+    """The errors of predictions that took `predict_s` seconds, and their neighbour lists `neighbors_s`."""
+    overall = tabulate(structures, predictions)
+    return Evaluation(
+        structures=structures,
+        predictions=predictions,
+        overall=overall,
+        per_element=tabulate_elements(structures, predictions),
+        per_config_type=tabulate_config_types(structures, predictions),
+        reference_energies=_references(potential),
+        timing=_timing(potential, overall, predict_s, neighbors_s),
+    )
+
+
+def summarize_sums(
+    potential: Potential, sums: RunningTable, kept: Sequence[tuple[Structure, FramePrediction]], predict_s: float
+) -> Evaluation:
+    """The same of the frames of a store, of which some are kept."""
+    table = sums.table()
+    structures, predictions = zip(*kept, strict=True)
+    timing = _timing(potential, table, predict_s, 0.0)
+    return Evaluation(structures, predictions, table, sums.per_element(), {}, _references(potential), timing)
+
+
+def evenly_spread(count: int) -> set[int]:
+    """Indices of the frames of a store of `count` that an evaluation keeps."""
+    return set(np.linspace(0, count - 1, min(KEPT, count)).astype(int).tolist())
+
+
+def _references(potential: Potential) -> dict[int, float]:
+    return dict(zip(potential.elements, potential.reference_energies.tolist(), strict=True))
+
+
+def _timing(potential: Potential, table: ErrorTable, predict_s: float, neighbors_s: float) -> Timing:
+    return Timing(
+        neighbors_s=neighbors_s,
+        predict_s=predict_s,
+        ms_per_frame=1e3 * predict_s / table.frames,
+        us_per_atom=1e6 * predict_s / table.atoms,
         device=potential.device.type,
         dtype=str(potential.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
-    )
-    return Evaluation(
-        structures=dataset.structures,
-        predictions=predictions,
-        overall=tabulate(dataset.structures, predictions),
-        per_element=tabulate_elements(dataset.structures, predictions),
-        per_config_type=tabulate_config_types(dataset.structures, predictions),
-        reference_energies=dict(zip(potential.elements, potential.reference_energies.tolist(), strict=True)),
-        timing=timing,
     )
 
 
@@ -152,7 +185,7 @@ def _evaluate_store(
     """The same for frames on disk: of most, nothing is kept but their share of the errors."""
     potential.check_elements(view.store.elements)
     dataset, sums, done = LazyGraphDataset(view, potential.r_max), RunningTable(), 0
-    wanted = set(np.linspace(0, len(view) - 1, min(KEPT, len(view))).astype(int).tolist())
+    wanted = evenly_spread(len(view))
     kept: list[tuple[Structure, FramePrediction]] = []
 
     def load(indices: list[int]) -> tuple[list[Structure], AtomGraph]:
@@ -170,19 +203,7 @@ def _evaluate_store(
         done += len(batch)
         if progress is not None:
             progress(done, len(view))
-    table, seconds = sums.table(), time.perf_counter() - start
-    timing = Timing(
-        neighbors_s=0.0,
-        predict_s=seconds,
-        ms_per_frame=1e3 * seconds / table.frames,
-        us_per_atom=1e6 * seconds / table.atoms,
-        device=potential.device.type,
-        dtype=str(potential.dtype).removeprefix("torch."),
-        threads=torch.get_num_threads(),
-    )
-    references = dict(zip(potential.elements, potential.reference_energies.tolist(), strict=True))
-    structures, predictions = zip(*kept, strict=True)
-    return Evaluation(structures, predictions, table, sums.per_element(), {}, references, timing)
+    return summarize_sums(potential, sums, kept, time.perf_counter() - start)
 
 
 def predict(

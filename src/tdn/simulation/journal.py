@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -108,11 +108,17 @@ class Journal:
         Raises:
             OSError: If the disk is full; what was noted before stays.
         """
-        start = self._file.tell()
-        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+        self.extend([record])
+
+    def extend(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Note several finished structures; the disk is waited for once."""
+        where = {}
+        for record in records:
+            where[record["index"]] = Path(self._file.name), self._file.tell()
+            self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._where[record["index"]] = Path(self._file.name), start
+        self._where |= where
 
     def read(self, index: int) -> dict[str, Any]:
         """The record of a finished structure."""
