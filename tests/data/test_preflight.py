@@ -133,6 +133,8 @@ def test_missing_forces_are_odd_only_where_they_are_wanted() -> None:
     energies = changed(sample(), lambda s: replace(s, forces=None))
     assert "labels" in checks(check_frames(energies))
     assert "labels" not in checks(check_frames(energies, with_forces=False))
+    relaxations = changed(energies, lambda s: replace(s, info={"y_init": -3.0}))
+    assert "labels" not in checks(check_frames(relaxations))
 
 
 def test_digest_sees_elements_positions_and_periodic_cells_only() -> None:

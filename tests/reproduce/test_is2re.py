@@ -93,6 +93,19 @@ def test_published_averages_are_those_of_their_splits():
             assert np.mean(row.mae[:-1]) == pytest.approx(row.mae[-1], abs=1.01 * unit), row.name
 
 
+@pytest.mark.parametrize("dataset", ["oc20", "oc22"])
+def test_downloads_are_found_at_every_depth(dataset: str, tmp_path: Path):
+    unpacked, part = {
+        "oc20": ("is2res_train_val_test_lmdbs/data", "is2re/all"),
+        "oc22": ("is2res_total_train_val_test_lmdbs/data/oc22", "is2re-total"),
+    }[dataset]
+    folder = tmp_path / unpacked / part
+    for split in ("train", *VALID[dataset]):
+        (folder / split).mkdir(parents=True)
+    for root in (folder, tmp_path / unpacked, tmp_path):
+        assert find_splits(dataset, root)["train"] == str(folder / "train")
+
+
 def test_missing_splits_are_named(tmp_path: Path):
     with pytest.raises(DataError, match="No training split of OC20"):
         find_splits("oc20", tmp_path)

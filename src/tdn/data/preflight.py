@@ -113,7 +113,9 @@ def _labels(train: FrameSet, with_forces: bool) -> list[Finding]:
     findings = []
     if all(s.energy is None for s in train.structures):
         findings.append(Finding("error", "labels", "No training frame has an energy: name the key that holds it."))
-    if with_forces and all(s.forces is None for s in train.structures):
+    # Relaxed energies of initial structures (IS2RE) come without forces.
+    of_relaxations = all("y_init" in s.info for s in train.structures)
+    if with_forces and not of_relaxations and all(s.forces is None for s in train.structures):
         findings += _warn("labels", "No training frame has forces: name their key; energies alone teach far less.")
     return findings
 

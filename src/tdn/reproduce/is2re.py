@@ -34,7 +34,10 @@ STRUCTURES_AT_A_TIME = 256
 # Where the official downloads unpack to, below the root; the first that is there is taken.
 FOLDERS: Mapping[Dataset, tuple[str, ...]] = {
     "oc20": ("is2re/all", "data/is2re/all", "is2res_train_val_test_lmdbs/data/is2re/all", "."),
-    "oc22": ("oc22/is2re", "is2re-total", "data/oc22/is2re-total", "."),
+    "oc22": (
+        *("oc22/is2re", "is2re", "is2re-total", "data/oc22/is2re-total"),
+        *("is2res_total_train_val_test_lmdbs/data/oc22/is2re-total", "."),
+    ),
 }
 VALID: Mapping[Dataset, tuple[str, ...]] = {
     "oc20": ("val_id", "val_ood_ads", "val_ood_cat", "val_ood_both"),
