@@ -181,6 +181,23 @@ def test_killed_conversion_goes_on_to_the_same_bytes(where: str, tmp_path: Path)
     assert len(set(names)) == len(names)
 
 
+class Killed(PubChemQCR):
+    """Reading its second file kills the process, as running out of memory does."""
+
+    def read(self, unit: Any, notes: Any) -> Any:
+        if unit.path.endswith("Data02.lmdb"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from super().read(unit, notes)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_a_worker_that_dies_is_an_error_that_says_so(shards: Path, store: FrameStore, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="A worker was killed"):
+        convert(Killed(str(shards)), tmp_path / "s", workers=2)
+    convert(PubChemQCR(str(shards)), tmp_path / "s")
+    assert contents(tmp_path / "s") == contents(store.path)
+
+
 def test_another_conversion_is_not_mixed_in(shards: Path, tmp_path: Path) -> None:
     convert(PubChemQCR(str(shards)), tmp_path / "s")
     with pytest.raises(DataError, match="another source"):

@@ -7,6 +7,7 @@ is done. The order of frames depends on the source alone, never on the number of
 from __future__ import annotations
 
 import concurrent.futures
+import concurrent.futures.process
 import gc
 import hashlib
 import json
@@ -150,6 +151,11 @@ def _run(tasks: Sequence[_Task], workers: int) -> Iterator[dict[str, Any]]:
                 for future in finished:
                     yield future.result()
                     running |= {pool.submit(convert_unit, task) for task in [next(waiting, None)] if task is not None}
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise DataError(
+                "A worker was killed: was there enough memory, or is a source file damaged (--workers 1 tells which)? "
+                "The same command goes on where this one was."
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

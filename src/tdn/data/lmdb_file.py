@@ -23,6 +23,8 @@ def read_lmdb(path: str | Path) -> Iterator[Any]:
         raise DataError(f"{path} is an LMDB file: pip install 'tdn[datasets]' to read it.") from error
     if not Path(path).is_file():
         raise DataError(f"No such file: {path}.")
+    if Path(path).stat().st_size == 0:
+        raise DataError(f"{path} is empty: 0 bytes. Download it again.")
     try:
         environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, meminit=False)
     except lmdb.Error as error:
