@@ -7,9 +7,12 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
+from ase.filters import FrechetCellFilter
+from ase.optimize import LBFGS
 
 from tdn import Potential, TDNCalculator, TDNConfig
 from tdn.errors import ConfigError
+from tdn.simulation.relaxation import RelaxSettings, relax
 
 pytest.importorskip("dftd3", reason="needs pip install 'tdn[dispersion]'")
 
@@ -53,3 +56,17 @@ def test_what_dispersion_lacks_is_refused() -> None:
     with pytest.raises(PropertyNotImplementedError, match="leave out dispersion"):
         calculator.get_potential_energies(molecule("CH4"))
     assert "energies" not in calculator.results
+
+
+def test_relaxation_takes_the_path_of_ase_with_dispersion() -> None:
+    potential = make_potential()
+    starts = [molecule("C6H6"), bulk("C", cubic=True)]
+    results = relax(potential, starts, RelaxSettings(fmax=1e-4, steps=5, cell=True, dispersion="PBE"))
+    for start, result in zip(starts, results, strict=True):
+        start.calc = TDNCalculator(potential, dispersion="PBE")
+        LBFGS(FrechetCellFilter(start) if start.pbc.all() else start, logfile=None).run(fmax=1e-4, steps=5)
+        np.testing.assert_allclose(result.atoms.positions, start.positions, atol=1e-7)
+        np.testing.assert_allclose(result.atoms.cell.array, start.cell.array, atol=1e-7)
+        assert result.atoms.get_potential_energy() == pytest.approx(start.get_potential_energy(), abs=1e-8)
+    with pytest.raises(ConfigError, match="no parameters for 'nonsense'"):
+        relax(potential, starts, RelaxSettings(dispersion="nonsense"))

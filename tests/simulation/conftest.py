@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tdn.modelfile import save_model
 from tdn.models.potential import Potential
-from tdn.models.tdn import TDNConfig
+from tdn.models.tdn import Ghosts, TDNConfig
 from tdn.nn.kernels import scatter_sum
 from tdn.nn.radial import polynomial_envelope
 
@@ -28,7 +28,9 @@ class LennardJones(Potential):
         super().__init__(config, dict.fromkeys(elements, -1.0))
         self.double().eval()
 
-    def atomic_energies(self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
+    def atomic_energies(
+        self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor, ghosts: Ghosts | None = None
+    ) -> Tensor:
         squares = vectors.square().sum(-1)
         sixth = (SIGMA**2 / squares) ** 3
         pairs = 2.0 * EPSILON * (sixth**2 - sixth) * polynomial_envelope(squares.sqrt(), self.r_max)

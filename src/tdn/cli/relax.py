@@ -49,6 +49,9 @@ def relax(
         bool, typer.Option("--cell", help="Also relax the cells of structures periodic in all directions.")
     ] = False,
     pressure: Annotated[float, typer.Option("--pressure", help="External pressure, GPa; with --cell.")] = 0.0,
+    dispersion: Annotated[
+        str | None, typer.Option("--dispersion", help="Add D3(BJ) dispersion of this functional, such as PBE.")
+    ] = None,
     trajectory: Annotated[
         Path | None, typer.Option("--trajectory", help="Folder for the path of every structure, an extxyz file each.")
     ] = None,
@@ -86,7 +89,13 @@ def relax(
 
     set_threads(threads)
     settings = RelaxSettings(
-        fmax, steps, optimizer, cell, pressure / GPA_PER_EV_PER_ANGSTROM3, trajectory=trajectory is not None
+        fmax,
+        steps,
+        optimizer,
+        cell,
+        pressure / GPA_PER_EV_PER_ANGSTROM3,
+        trajectory=trajectory is not None,
+        dispersion=dispersion,
     )
     part = Shard.parse(shard) if shard else None
     open_output(output, overwrite, resume or part is not None)

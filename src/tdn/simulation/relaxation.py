@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from tdn.errors import ConfigError, DataError
 from tdn.evaluation.evaluate import MAX_EDGES, FramePrediction, split
+from tdn.interfaces.dispersion import d3_calculator, with_dispersion
 from tdn.models.potential import Potential
 from tdn.simulation.verlet import OverlapError, VerletBatch
 from tdn.structure import Structure
@@ -43,6 +44,7 @@ class RelaxSettings:
         cell: Also relax the cell of structures that are periodic in all directions; others keep theirs.
         pressure: External pressure, eV/Å³; with `cell` only.
         trajectory: Record the path of every structure.
+        dispersion: Density functional whose D3(BJ) dispersion is added, for models whose labels have none.
     """
 
     fmax: float = 0.05
@@ -51,6 +53,7 @@ class RelaxSettings:
     cell: bool = False
     pressure: float = 0.0
     trajectory: bool = False
+    dispersion: str | None = None
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
@@ -199,6 +202,7 @@ class _Batch:
             raise ConfigError("Cells cannot relax with this model: it predicts no stress. Leave out --cell.")
         self.potential = potential
         self.settings = settings
+        self.dispersion = d3_calculator(settings.dispersion) if settings.dispersion is not None else None
         self.neighbors = VerletBatch(potential.r_max)
         self.max_edges = max_edges or _fitting_edges(potential.device)
         self.movers: dict[int, _Mover] = {}
@@ -244,6 +248,8 @@ class _Batch:
         for chunk in self._chunks():
             for mover, own in self._evaluate(chunk, failed):
                 try:
+                    if self.dispersion is not None:
+                        own = with_dispersion(self.dispersion, mover.structure, own)
                     mover.accept(own)
                 except DataError as error:
                     failed[mover.index] = str(error)
