@@ -24,7 +24,8 @@ ROWS = (
     {"models", "plug"},
     {"modelfile"},
     {"training", "evaluation", "report", "calculator", "checks", "interfaces", "simulation"},
-    {"bench", "reproduce"},
+    {"bench"},
+    {"reproduce"},
     {"cli"},
     {"__main__"},
 )

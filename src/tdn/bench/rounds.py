@@ -22,8 +22,8 @@ from tdn.structure import Structure
 
 # Makes `tdn.bench` importable in a stranger's interpreter without putting our site-packages on its path.
 BOOTSTRAP = (
-    "import sys, types; tdn = types.ModuleType('tdn'); tdn.__path__ = [sys.argv[1]]; sys.modules['tdn'] = tdn; "
-    "from tdn.bench.worker import main; main()"
+    "import importlib, sys, types; tdn = types.ModuleType('tdn'); tdn.__path__ = [sys.argv[1]]; "
+    "sys.modules['tdn'] = tdn; importlib.import_module(sys.argv[2]).main()"
 )
 PROBE = "import importlib.util, sys; importlib.util.find_spec(sys.argv[1]) or sys.exit('none')"
 BUILD_SECONDS, RUN_SECONDS = 900.0, 600.0
@@ -39,15 +39,16 @@ class Worker:
     Args:
         python: Interpreter.
         threads: Of the numerical libraries in it; 0 leaves their default.
+        module: What runs there; its `main` calls `tdn.bench.worker.serve`.
     """
 
-    def __init__(self, python: str, threads: int) -> None:
+    def __init__(self, python: str, threads: int, module: str = "tdn.bench.worker") -> None:
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         environment = {**os.environ, **({name: str(threads) for name in names} if threads else {})}
         environment.pop("PYTHONPATH", None)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
-            [python, "-c", BOOTSTRAP, str(Path(tdn.__file__).parent)],
+            [python, "-c", BOOTSTRAP, str(Path(tdn.__file__).parent), module],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment, text=True, bufsize=1,
         )  # fmt: skip
 

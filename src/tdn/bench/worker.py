@@ -189,15 +189,19 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {text} ({os.path.basename(frame.filename)}, line {frame.lineno})"
 
 
-def main() -> None:
+def serve(answer: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
     """Answer requests until the input ends; whatever packages print goes to standard error."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    session = Session()
     for line in sys.stdin:
         try:
-            answer = session.answer(json.loads(line))
+            found = answer(json.loads(line))
         except Exception as error:  # whatever a package raises is the answer
-            answer = {"error": describe(error)}
-        answers.write(json.dumps(answer) + "\n")
+            found = {"error": describe(error)}
+        answers.write(json.dumps(found) + "\n")
         answers.flush()
+
+
+def main() -> None:
+    """Time contenders."""
+    serve(Session().answer)

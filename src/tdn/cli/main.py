@@ -27,7 +27,7 @@ COMMANDS = {
     "export": ("tdn.cli.export", "Write a model as a file of another engine, compared with the model itself."),
     "relax": ("tdn.cli.relax", "Relax structures, thousands at once, positions and cells."),
     "submission": ("tdn.cli.submission", "Predictions for the leaderboards of OC20 and OC22: write, join, check."),
-    "reproduce": ("tdn.cli.reproduce", "Results of 2507.01131, from its data sets to the rows of its tables."),
+    "reproduce": ("tdn.cli.reproduce", "Results of 2507.01131, and an accuracy suite beside other packages."),
     "bench": ("tdn.cli.bench", "Speed and memory: of a model on a structure, and beside other packages."),
     "data": ("tdn.cli.data", "Look at data before training on them, and convert large sets: check, convert."),
     "phonons": ("tdn.cli.phonons", "Phonons of a crystal through phonopy: bands, density of states, heat capacity."),

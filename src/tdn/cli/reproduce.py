@@ -1,4 +1,4 @@
-"""`tdn reproduce`: results of 2507.01131, from the data sets that its users have to the rows of its tables."""
+"""`tdn reproduce`: results of 2507.01131 and the accuracy suite, from the data that users have to rows of tables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tdn.cli.accuracy import add_suites
 from tdn.cli.common import (
     DeviceOption,
     JsonOption,
@@ -36,9 +37,9 @@ tdn reproduce pubchemqcr --root pubchemqcr/ --output run --subset --variant tdn 
 
 tdn reproduce nbody --output run epochs=100 num_channels=24"""
 
-app = typer.Typer(
-    no_args_is_help=True, help="Results of 2507.01131, from its data sets to the rows of its tables.", epilog=EPILOG
-)
+HELP = "Results of 2507.01131, and an accuracy suite beside other packages, from the data to the rows of tables."
+
+app = typer.Typer(no_args_is_help=True, help=HELP, epilog=EPILOG)
 
 RootOption = Annotated[Path, typer.Option("--root", help="Folder of the unpacked download.")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")]
@@ -50,9 +51,9 @@ ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the run i
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Remove the run in the output folder first.")]
 
 
-@app.callback()
+@app.callback(help=HELP)
 def _reproduce() -> None:
-    """Results of 2507.01131, from its data sets to the rows of its tables."""
+    """See `HELP`."""
 
 
 @app.command("oc20-is2re", epilog=EPILOG)
@@ -184,6 +185,9 @@ def nbody(
     if not quiet:
         typer.echo(f"picture: {output / FIGURE}")
     write_json_option(json_file, describe(found))
+
+
+add_suites(app)
 
 
 def _reporter(quiet: bool) -> Reporter | None:

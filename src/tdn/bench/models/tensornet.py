@@ -13,20 +13,22 @@ from tdn.bench.models.common import contender
 from tdn.bench.worker import Contender, Task
 
 
-class FixedNeighbours(nn.Module):
-    """The pairs that the model's own search found, so that the search is not timed: nobody else's is.
+class GivenNeighbours(nn.Module):
+    """Pairs in place of the model's own search, so that the search is not timed: nobody else's is."""
 
-    Args:
-        search: The model's search.
-        pos: Positions `[N, 3]`.
-        batch: Structure of each atom `[N]`.
-        box: Cells, or None.
-    """
+    def give(self, pairs: Tensor, shifts: Tensor) -> None:
+        """The pairs from now on.
 
-    def __init__(self, search: nn.Module, pos: Tensor, batch: Tensor, box: Tensor | None) -> None:
-        super().__init__()
+        Args:
+            pairs: Atoms `[2, E]`, each with itself too.
+            shifts: What to add to `pos[pairs[0]] - pos[pairs[1]]` across cell borders `[E, 3]`.
+        """
+        self.pairs, self.shifts = pairs, shifts
+
+    def find(self, search: nn.Module, pos: Tensor, batch: Tensor, box: Tensor | None) -> None:
+        """Take the pairs that the model's own search finds."""
         pairs, _, vectors = search(pos, batch, box)
-        self.pairs, self.shifts = pairs, vectors - (pos[pairs[0]] - pos[pairs[1]])
+        self.give(pairs, vectors - (pos[pairs[0]] - pos[pairs[1]]))
 
     def forward(self, pos: Tensor, batch: Tensor, box: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Pairs `[2, E]`, distances `[E]` and vectors `[E, 3]` at new positions."""
@@ -56,7 +58,8 @@ def build(task: Task, channels: int = 128, layers: int = 2) -> Contender:
     pos = torch.tensor(np.concatenate(positions), **tensors)
     batch = torch.arange(len(numbers)).repeat_interleave(torch.tensor([len(n) for n in numbers])).to(task.device)
     box = torch.tensor(np.stack(cells), **tensors) if all(p.all() for p in periodic) else None
-    search = FixedNeighbours(model.representation_model.distance, pos, batch, box)
+    search = GivenNeighbours()
+    search.find(model.representation_model.distance, pos, batch, box)
     model.representation_model.distance = search
 
     def predict(training: bool) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,105 @@
+"""The picture of an accuracy suite: errors in the time of training, and errors against the cost of using the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from tdn.files import atomic_write
+from tdn.reproduce.suites import SUITES, Entry
+
+if TYPE_CHECKING:
+    from tdn.reproduce.summary import Group
+
+WARM = ("#7f0000", "#d62728", "#ff7f0e", "#e6b400", "#8c564b", "#e377c2")
+COLD = ("#1f77b4", "#2ca02c", "#9467bd", "#17becf", "#7f7f7f", "#111111")
+
+
+def draw(suite: str, groups: Mapping[str, Sequence[Group]], path: Path) -> None:
+    """Draw a row for each entry: validation force error in time, and test force error against inference time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = {entry: own for entry, own in groups.items() if own}
+    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure, axes = plt.subplots(len(shown), 2, figsize=(10, 3.6 * len(shown)), squeeze=False)
+        for (name, own), (left, right) in zip(shown.items(), axes, strict=True):
+            colours = _colours([group.contender for group in own])
+            _curves(left, own, colours)
+            _front(right, SUITES[suite].entries[name], own, colours)
+            left.set_title(f"{suite}, {name}: validation while training", loc="left")
+        figure.tight_layout()
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=150)
+        plt.close(figure)
+
+
+def _colours(names: Sequence[str]) -> dict[str, str]:
+    """Warm colours for ours, cold ones for peers."""
+    ours = list(dict.fromkeys(name for name in names if name.startswith("tdn")))
+    peers = list(dict.fromkeys(name for name in names if not name.startswith("tdn")))
+    warm = {name: WARM[k % len(WARM)] for k, name in enumerate(ours)}
+    return warm | {name: COLD[k % len(COLD)] for k, name in enumerate(peers)}
+
+
+def _curves(axis: Any, groups: Sequence[Group], colours: Mapping[str, str]) -> None:
+    named: set[str] = set()
+    for group in groups:
+        for result in group.results:
+            points = [(row["elapsed_s"] / 60, row["forces_mae"]) for row in result["curve"] if "forces_mae" in row]
+            label = None if group.contender in named else group.contender
+            named.add(group.contender)
+            marker = "." if len(points) < 40 else ""
+            axis.plot(*zip(*points, strict=True), color=colours[group.contender], lw=1.2, marker=marker, label=label)
+    axis.set(xlabel="training, min", ylabel="force MAE, meV/Å")
+    _logarithmic(axis)
+    axis.legend(fontsize=8, frameon=False)
+
+
+def _front(axis: Any, entry: Entry, groups: Sequence[Group], colours: Mapping[str, str]) -> None:
+    """Test errors of the first block: down and left is better."""
+    name, block = next(iter(entry.blocks.items()))
+    for group in groups:
+        errors = group.errors(name, "forces", entry.measure)
+        if not errors:
+            continue
+        x, y = group.mean("inference_ms"), fmean(errors)
+        spread = [[y - min(errors)], [max(errors) - y]]
+        axis.errorbar([x], [y], yerr=spread, fmt="o", ms=6, color=colours[group.contender], capsize=2)
+        axis.annotate(clock(group.seconds), (x, y), textcoords="offset points", xytext=(6, 3), fontsize=7)
+    published = [row for row in block.published if row.forces is not None]
+    if published:
+        best = min(published, key=lambda row: row.forces or 0.0)
+        axis.axhline(best.forces, color="0.6", lw=0.8, ls=":")
+        axis.annotate(
+            f"{best.model}, published", (1, best.forces), xycoords=("axes fraction", "data"), fontsize=7, color="0.4",
+            ha="right", va="bottom",
+        )  # fmt: skip
+    axis.set(xlabel="energy and forces of one structure, ms", ylabel=f"force {entry.measure.upper()}, meV/Å")
+    _logarithmic(axis)
+    axis.set_title(f"tested on: {name}", loc="left")
+    axis.margins(x=0.2, y=0.15)
+
+
+def _logarithmic(axis: Any) -> None:
+    """Both axes, with plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set(xscale="log", yscale="log")
+    for each in (axis.xaxis, axis.yaxis):
+        each.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        each.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        each.set_minor_formatter(NullFormatter())
+    axis.grid(True, which="major", lw=0.3, alpha=0.5)
+
+
+def clock(seconds: float) -> str:
+    """`45 s`, `15 min` or `6 h`."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g} {unit}"
+    return f"{seconds:g} s"
