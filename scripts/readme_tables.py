@@ -15,6 +15,7 @@ from typing import Any
 
 from tdn.bench.results import short
 from tdn.cp.tables import load_table
+from tdn.reproduce.summary import group, tables
 
 ROOT = Path(__file__).parents[1]
 DEGREES = range(1, 7)
@@ -42,15 +43,23 @@ def ranks() -> str:
 
 
 def accuracy() -> str:
-    """Test errors of every rMD17 run in benchmarks/results."""
+    """First test of every result of `tdn reproduce SUITE` in benchmarks/results, and runs from before there was one."""
     rows = []
+    for path in sorted((ROOT / "benchmarks" / "results").glob("accuracy_*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        link = f"[JSON]({path.relative_to(ROOT).as_posix()})"
+        for table in tables(content["suite"], group(content["results"])):
+            if table.is_first:
+                for row in (dict(zip(table.columns, cells, strict=True)) for cells in table.rows):
+                    name, energy = f"{content['suite']}, {table.entry}", f"{row['energy']} {table.unit}"
+                    rows.append((name, row["model"], row["time"], energy, row["forces"], link))
     for path in sorted((ROOT / "benchmarks" / "results").glob("rmd17_*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         errors = result["errors"]["test"]
-        pairs = [f"{errors[name]['mae']:.2f} / {errors[name]['rmse']:.2f}" for name in ("energy", "forces")]
+        energy, forces = (f"{errors[name]['mae']:.2f} / {errors[name]['rmse']:.2f}" for name in ("energy", "forces"))
         link = f"[JSON]({path.relative_to(ROOT).as_posix()})"
-        rows.append((result["molecule"], result["frames"]["test"], *pairs, result["steps"], link))
-    header = ("molecule", "test frames", "energy MAE / RMSE, meV", "forces MAE / RMSE, meV/Å", "steps", "result")
+        rows.append((f"rmd17, {result['molecule']}", "tdn-small", "15 min", f"{energy} meV", forces, link))
+    header = ("data", "model", "time", "energy MAE / RMSE", "forces MAE / RMSE, meV/Å", "result")
     return markdown(header, rows)
 
 

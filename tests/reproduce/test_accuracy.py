@@ -95,8 +95,8 @@ def test_seeds_are_averaged_with_their_spread(output: Path, tmp_path: Path) -> N
         path = tmp_path / "organics" / "tdn" / f"seed{seed}" / "result.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({**result, "seed": seed}))
-    ((_, columns, rows),) = tables("shipped", gather(tmp_path))
-    row = dict(zip(columns, rows[-1], strict=True))
+    (table,) = tables("shipped", gather(tmp_path))
+    row = dict(zip(table.columns, table.rows[-1], strict=True))
     assert row["seeds"] == "2"
     assert row["forces"].startswith("20±14 /")
 
@@ -108,8 +108,9 @@ def test_published_numbers_stand_above_ours(output: Path, tmp_path: Path) -> Non
     path = tmp_path / "ethanol" / "tdn" / "seed0" / "result.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(changed))
-    ((title, _, rows),) = tables("rmd17", gather(tmp_path))
-    assert title.startswith("ethanol, test: 1000 frames, like those of the training")
+    (table,) = tables("rmd17", gather(tmp_path))
+    rows = table.rows
+    assert table.title.startswith("ethanol, test: 1000 frames, like those of the training")
     assert rows[0][0] == "MACE (paper)"
     assert "0.4 / -" in rows[0]
     assert "2.1 / -" in rows[0]

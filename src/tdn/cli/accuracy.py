@@ -42,10 +42,10 @@ def suite(
         Path | None, typer.Option("--data", envvar="TDN_DATA", help="Folder of the data set, or the one that holds it.")
     ] = None,
     entry: Annotated[
-        list[str] | None, typer.Option("--entry", help="Part of the suite, such as ethanol; repeatable. [default: all]")
+        list[str] | None, typer.Option("--entry", help="Part of the suite, such as ethanol; repeatable (default: all).")
     ] = None,
     preset: Annotated[
-        list[str] | None, typer.Option("--preset", help="tiny, small, medium or large; repeatable. [default: small]")
+        list[str] | None, typer.Option("--preset", help="tiny, small, medium or large; repeatable (default: small).")
     ] = None,
     peer: Annotated[
         list[str] | None,
@@ -85,7 +85,7 @@ def suite(
             entries=entry or (), reporter=None if quiet else ConsoleReporter(),
         )  # fmt: skip
     for table in tables(name, groups):
-        print_table(*table, quiet)
+        print_table(table.title, table.columns, table.rows, quiet)
     if not quiet:
         typer.echo(f"picture: {output / name / 'errors.png'}")
     write_json_option(json_file, describe(name, groups))

@@ -40,6 +40,7 @@ from tdn.training.run import METRICS, SUMMARY, train
 
 RESULT = "result.json"
 SECONDS_OF_INFERENCE = 2.0
+MOST_POINTS = 100
 # Reading, building and testing take time too, whose length is not known before.
 SPARE_SECONDS = 3600.0
 
@@ -231,18 +232,16 @@ def inference_ms(potential: Potential, structure: Structure) -> float:
 
 
 def _curve(path: Path) -> list[dict[str, float]]:
-    """Validation errors in time, from `metrics.csv`."""
+    """Validation errors in time, from `metrics.csv`; not every one of a long run."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    kept = ("step", "epoch", "elapsed_s")
-    return [
-        {name.removeprefix("valid_"): float(value) for name, value in row.items() if value and _wanted(name, kept)}
-        for row in rows
-    ]
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_POINTS)).round().astype(int))
+    return [{name.removeprefix("valid_"): float(value) for name, value in _kept(rows[k])} for k in chosen]
 
 
-def _wanted(name: str, kept: Sequence[str]) -> bool:
-    return name in kept or name.startswith("valid_")
+def _kept(row: Mapping[str, str]) -> list[tuple[str, str]]:
+    names = ("step", "epoch", "elapsed_s")
+    return [(name, value) for name, value in row.items() if value and (name in names or name.startswith("valid_"))]
 
 
 def _train_peer(

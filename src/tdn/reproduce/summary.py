@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from tdn.bench.results import short
 from tdn.files import atomic_write, write_json
@@ -19,7 +19,27 @@ UNITS = {"energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/Å", "st
 # ms: energy and forces of one structure.
 COLUMNS = ("model", "weights", "time", "seeds", "energy", "forces", "stress", "ms")
 
-Table = tuple[str, list[str], list[list[str]]]
+
+class Table(NamedTuple):
+    """Errors on one test.
+
+    Attributes:
+        entry: Name.
+        block: Name of the test.
+        is_first: Whether it is the first test of the entry.
+        unit: Of the energies.
+        title: With frames, measures and units.
+        columns: Of `COLUMNS`, those that are not empty.
+        rows: Published ones, then ours and those of peers.
+    """
+
+    entry: str
+    block: str
+    is_first: bool
+    unit: str
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -47,11 +67,16 @@ class Group:
 
 
 def gather(folder: Path) -> dict[str, list[Group]]:
-    """Results below the folder of a suite: the groups of every entry, shortest training first."""
+    """Results below the folder of a suite, by entry."""
+    paths = sorted(folder.glob(f"*/*/*/{RESULT}"))
+    return group([json.loads(path.read_text(encoding="utf-8")) for path in paths])
+
+
+def group(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Group]]:
+    """Groups of every entry, shortest training first."""
     found: dict[str, dict[tuple[Any, ...], list[Mapping[str, Any]]]] = {}
-    for path in sorted(folder.glob(f"*/*/*/{RESULT}")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        key = (result["contender"], result["budget_s"], result["threads"], result["dtype"], result["device"])
+    for result in results:
+        key = tuple(result[name] for name in ("contender", "budget_s", "threads", "dtype", "device"))
         found.setdefault(result["entry"], {}).setdefault(key, []).append(result)
     return {
         entry: sorted((Group(key[0], key[1], tuple(own)) for key, own in groups.items()), key=lambda g: g.seconds)
@@ -60,7 +85,7 @@ def gather(folder: Path) -> dict[str, list[Group]]:
 
 
 def tables(suite: str, groups: Mapping[str, Sequence[Group]]) -> list[Table]:
-    """Title, columns and rows for every test of every entry that has results."""
+    """One for every test of every entry that has results."""
     known = SUITES[suite].entries
     return [
         _table(known[entry], block, own)
@@ -84,7 +109,10 @@ def _table(entry: Entry, name: str, groups: Sequence[Group]) -> Table:
         errors = [_cell(group, name, quantity) for quantity in (entry.energy, "forces", "stress")]
         rows.append([group.contender, *numbers, *errors, short(group.mean("inference_ms"), 2)])
     kept = [k for k in range(len(COLUMNS)) if any(row[k] for row in rows)]
-    return title, [COLUMNS[k] for k in kept], [[row[k] for k in kept] for row in rows]
+    first, unit = name == next(iter(entry.blocks)), UNITS[entry.energy]
+    return Table(
+        entry.name, name, first, unit, title, [COLUMNS[k] for k in kept], [[row[k] for k in kept] for row in rows]
+    )
 
 
 def _published(value: float | None, measure: str) -> str:
@@ -122,9 +150,9 @@ def describe(suite: str, groups: Mapping[str, Sequence[Group]]) -> dict[str, Any
 def markdown(suite: str, groups: Mapping[str, Sequence[Group]]) -> str:
     """The tables as Markdown."""
     lines = [f"# {SUITES[suite].title}", ""]
-    for title, columns, rows in tables(suite, groups):
-        lines += [title, "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-        lines += [f"| {' | '.join(row)} |" for row in rows] + [""]
+    for table in tables(suite, groups):
+        lines += [table.title, "", f"| {' | '.join(table.columns)} |", "|" + "---|" * len(table.columns)]
+        lines += [f"| {' | '.join(row)} |" for row in table.rows] + [""]
     return "\n".join([*lines, *(f"- {note}" for note in SUITES[suite].notes)]) + "\n"
 
 
