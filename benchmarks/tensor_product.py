@@ -30,6 +30,7 @@ from tdn.plug import CPFullyConnectedTensorProduct, CPTensorProduct
 from tdn.plug.irreps import Irreps, couplings_of
 
 RESULTS = Path(__file__).parent / "results"
+FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "tensor-product.png"
 TARGETS = {1: 4.0, 2: 4.8, 3: 15.0, 4: 26.7, 5: 47.6, 6: 83.6}  # figure 3 of the paper, on a GPU
 KINDS = ("forward", "backward", "double backward")
 _NEQUIP = "{0}x0o+{0}x0e+{0}x1o+{0}x1e"
@@ -205,6 +206,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--json", type=Path, default=RESULTS / "tensor_product.json")
+    parser.add_argument("--figure", type=Path, default=FIGURE)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -220,7 +222,7 @@ def main() -> None:
             print(f"L={lmax} target x{TARGETS[lmax]}: {times}", flush=True)
         content |= {"shared": rows, "exponents": exponents(rows)}
         print("exponents in L + 1:", content["exponents"])
-        draw(rows, content["exponents"], arguments.json.with_suffix(".png"))
+        draw(rows, content["exponents"], arguments.figure)
     if "same" in arguments.part:
         chosen = [*CASES, *((f"T{l}", even(arguments.channels, l), even(1, l), "", "uvu") for l in arguments.lmax)]
         if arguments.cases:
