@@ -102,6 +102,7 @@ def test_workers_write_the_same_bytes(shards: Path, store: FrameStore, tmp_path:
     heard: list[Any] = []
     convert(PubChemQCR(str(shards)), tmp_path / "s", workers=2, progress=lambda *a: heard.append(a))
     assert contents(tmp_path / "s") == contents(store.path)
+    assert heard[0] == (0, 3, 0)
     assert heard[-1] == (3, 3, len(store))
 
 

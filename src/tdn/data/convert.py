@@ -77,6 +77,8 @@ def convert(
     ]
     missing = [task for task in tasks if not _is_done(task.path)]
     done, frames = len(tasks) - len(missing), 0
+    if progress is not None:
+        progress(done, len(tasks), frames)
     for note in _run(missing, workers):
         done, frames = done + 1, frames + note["frames"]
         if progress is not None:
