@@ -129,6 +129,15 @@ def test_repeated_geometries_of_a_trajectory_are_one_note_and_no_warning() -> No
     assert "3 in train, 2 in valid (a:30, a:31, a:32, b:10, b:11)" in note.message
 
 
+def test_energies_of_trajectories_may_spread_more_than_thermal_ones_but_not_in_another_unit() -> None:
+    trajectories = tuple(range(100))
+    relaxing = replace(scaled(sample(), 1.0, 0.15), trajectories=trajectories)
+    assert "energy_force_ratio" in checks(check_frames(replace(relaxing, trajectories=None)))
+    assert "energy_force_ratio" not in checks(check_frames(relaxing))
+    in_hartree_per_bohr = scaled(relaxing, 1.0, ANGSTROM_PER_BOHR / EV_PER_HARTREE)
+    assert "energy_force_ratio" in checks(check_frames(in_hartree_per_bohr))
+
+
 def test_missing_forces_are_odd_only_where_they_are_wanted() -> None:
     energies = changed(sample(), lambda s: replace(s, forces=None))
     assert "labels" in checks(check_frames(energies))
