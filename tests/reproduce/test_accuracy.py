@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tdn.bench.peers import Peer
+from tdn.bench.rounds import WorkerError
 from tdn.cli.reproduce import app
 from tdn.errors import ConfigError, TDNError
 from tdn.evaluation import evaluate
@@ -169,3 +170,19 @@ def test_a_peer_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytes
     (who,) = choose_contenders([], [], ["ghost"])
     with pytest.raises(TDNError, match=r"no_such_package is not installed; --peer-python"):
         run_contender("shipped", ENTRY, data, tmp_path, who, Conditions(0.5), Reporter())
+
+
+def test_a_peer_that_fails_does_not_keep_others_from_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(InProcess):
+        def ask(self, timeout: float, **message: Any) -> dict[str, Any]:
+            if message["options"]:
+                raise WorkerError("training diverged")
+            return worker.train(message)
+
+    monkeypatch.setattr(accuracy, "Worker", Failing)
+    monkeypatch.setitem(accuracy.PEERS, "bad", Peer("tdn", "toy_peer:build", "pairs", {"lr": 1e9}))
+    monkeypatch.setitem(accuracy.PEERS, "toy", Peer("tdn", "toy_peer:build", "pairs"))
+    done = invoke("shipped", "-o", tmp_path, "--peer", "bad", "--peer", "toy", "--max-time", "0.2s", "--threads", 1)
+    assert isinstance(done.exception, TDNError)
+    assert str(done.exception) == "organics, bad: training diverged"
+    assert "toy" in (tmp_path / "shipped" / "results.md").read_text()

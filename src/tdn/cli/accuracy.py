@@ -64,13 +64,13 @@ def suite(
     quiet: QuietOption = False,
 ) -> None:
     """Train our network or others to a wall-clock time, test, and show the errors beside the published ones."""
-    from tdn.errors import ConfigError
+    from tdn.errors import ConfigError, TDNError
     from tdn.reproduce.accuracy import Conditions, choose_contenders
     from tdn.reproduce.campaign import reproduce_suite, summarise_suite
     from tdn.reproduce.summary import describe, tables
     from tdn.training.logs import ConsoleReporter
 
-    name = str(context.command.name)
+    name, failures = str(context.command.name), []
     if only_tables:
         groups = summarise_suite(name, output)
         if not groups:
@@ -80,15 +80,17 @@ def suite(
             max_time, seed=seed, device=device, dtype=dtype.replace("auto", "float32"), threads=threads,
             peer_pythons=peer_python or (),
         )  # fmt: skip
-        groups = reproduce_suite(
+        groups, failures = reproduce_suite(
             name, data, output, choose_contenders(preset or (), changes or (), peer or ()), conditions,
             entries=entry or (), reporter=None if quiet else ConsoleReporter(),
         )  # fmt: skip
     for table in tables(name, groups):
         print_table(table.title, table.columns, table.rows, quiet)
-    if not quiet:
+    if groups and not quiet:
         typer.echo(f"picture: {output / name / 'errors.png'}")
     write_json_option(json_file, describe(name, groups))
+    if failures:
+        raise TDNError("; ".join(failures))
 
 
 def add_suites(app: typer.Typer) -> None:

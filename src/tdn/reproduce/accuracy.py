@@ -18,7 +18,7 @@ import numpy as np
 
 from tdn.bench.peers import Peer
 from tdn.bench.results import setting
-from tdn.bench.rounds import Interpreters, Worker
+from tdn.bench.rounds import Interpreters, Worker, WorkerError
 from tdn.bench.worker import time_pass
 from tdn.data.reference import resolve_reference_energies
 from tdn.devices import choose_device
@@ -160,7 +160,7 @@ def run_contender(
         reporter: Hears what happens.
 
     Raises:
-        TDNError: If training was interrupted or failed.
+        TDNError: If training was interrupted or failed; a `WorkerError` if that of a peer did.
     """
     folder = output / entry.name / re.sub(r"[^\w.=,+-]", "_", who.name) / how.label
     if (folder / RESULT).is_file():
@@ -267,8 +267,8 @@ def _train_peer(
             blocks=len(blocks), seconds=how.seconds, seed=how.seed, threads=how.threads, dtype=how.dtype,
             device=str(choose_device(how.device)),
         )  # fmt: skip
-    except TDNError as error:
-        raise TDNError(f"{who.name}: {error}") from error
+    except WorkerError as error:
+        raise WorkerError(f"{who.name}: {error}") from error
     finally:
         worker.close()
     errors = {

@@ -5,11 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from tdn.bench.rounds import WorkerError
 from tdn.reproduce.accuracy import Conditions, Contender, run_contender
 from tdn.reproduce.entries import choose_entries, data_folder, read_entry
 from tdn.reproduce.summary import Group, gather, write_summary
 from tdn.training.logs import Reporter
+
+
+class Campaign(NamedTuple):
+    """What came of it.
+
+    Attributes:
+        groups: All results in the folder, by entry.
+        failures: What kept a peer from having one.
+    """
+
+    groups: dict[str, list[Group]]
+    failures: list[str]
 
 
 def reproduce_suite(
@@ -21,7 +35,7 @@ def reproduce_suite(
     *,
     entries: Sequence[str] = (),
     reporter: Reporter | None = None,
-) -> dict[str, list[Group]]:
+) -> Campaign:
     """Train and test; results of earlier calls in the same folder are kept and shown beside.
 
     Args:
@@ -34,25 +48,29 @@ def reproduce_suite(
         reporter: Hears what happens.
 
     Returns:
-        All results in the folder, by entry.
+        All results in the folder; peers that failed do not keep the others from going on.
 
     Raises:
         DataError: If files are missing; says where to get them.
-        TDNError: If a training was interrupted or failed.
+        TDNError: If a training of ours was interrupted or failed, or a peer is not installed.
     """
     reporter = reporter or Reporter()
     folder = data_folder(suite, data)
     chosen, remarks = choose_entries(suite, folder, entries)
     for remark in remarks:
         reporter.line(f"left out: {remark}")
-    target = Path(output) / suite
+    target, failures = Path(output) / suite, []
     for entry in chosen:
         frames = read_entry(entry, folder)
         counts = ", ".join(f"{count} {part}" for part, count in frames.counts().items())
         reporter.line(f"{entry.name}: {counts} frames")
         for who in contenders:
-            run_contender(suite, entry, frames, target, who, conditions, reporter)
-    return summarise_suite(suite, output)
+            try:
+                run_contender(suite, entry, frames, target, who, conditions, reporter)
+            except WorkerError as error:
+                failures.append(f"{entry.name}, {error}")
+                reporter.warning(failures[-1])
+    return Campaign(summarise_suite(suite, output), failures)
 
 
 def summarise_suite(suite: str, output: str | os.PathLike[str]) -> dict[str, list[Group]]:
