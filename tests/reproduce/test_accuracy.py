@@ -17,7 +17,8 @@ from tdn.errors import ConfigError, TDNError
 from tdn.evaluation import evaluate
 from tdn.modelfile import load_model
 from tdn.reproduce import accuracy
-from tdn.reproduce.accuracy import Conditions, choose_contenders, run_contender
+from tdn.reproduce.accuracy import run_contender
+from tdn.reproduce.contenders import PEERS, Conditions, choose_contenders
 from tdn.reproduce.entries import data_folder, read_entry
 from tdn.reproduce.peers import frames as exchange
 from tdn.reproduce.peers import worker
@@ -134,7 +135,7 @@ class InProcess:
 
 def test_a_peer_is_measured_like_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accuracy, "Worker", InProcess)
-    monkeypatch.setitem(accuracy.PEERS, "toy", Peer("tdn", "toy_peer:build", "pairs"))
+    monkeypatch.setitem(PEERS, "toy", Peer("tdn", "toy_peer:build", "pairs"))
     data = read_entry(ENTRY, data_folder("shipped", None))
     (who,) = choose_contenders([], [], ["toy"])
     result = run_contender("shipped", ENTRY, data, tmp_path, who, Conditions(0.5, threads=1), Reporter())
@@ -164,12 +165,22 @@ def test_wrong_words_are_refused() -> None:
     assert [who.name for who in choose_contenders([], [], [])] == ["tdn-small"]
 
 
-def test_a_peer_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(accuracy.PEERS, "ghost", Peer("no_such_package", "x:y", ""))
-    data = read_entry(ENTRY, data_folder("shipped", None))
-    (who,) = choose_contenders([], [], ["ghost"])
-    with pytest.raises(TDNError, match=r"no_such_package is not installed; --peer-python"):
-        run_contender("shipped", ENTRY, data, tmp_path, who, Conditions(0.5), Reporter())
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--preset", "tiny", "--peer", "ghost"], "no_such_package is not installed; --peer-python"),
+        (["--preset", "tiny", "--preset", "huge"], "'tiny', 'small', 'medium' or 'large'"),
+        (["numchannels=3"], "did you mean 'model.num_channels'"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_anything_is(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PEERS, "ghost", Peer("no_such_package", "x:y", ""))
+    done = invoke("shipped", "-o", tmp_path / "acc", *words)
+    assert isinstance(done.exception, TDNError)
+    assert message in str(done.exception)
+    assert not (tmp_path / "acc").exists()
 
 
 def test_a_peer_that_fails_does_not_keep_others_from_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,8 +191,8 @@ def test_a_peer_that_fails_does_not_keep_others_from_going_on(tmp_path: Path, mo
             return worker.train(message)
 
     monkeypatch.setattr(accuracy, "Worker", Failing)
-    monkeypatch.setitem(accuracy.PEERS, "bad", Peer("tdn", "toy_peer:build", "pairs", {"lr": 1e9}))
-    monkeypatch.setitem(accuracy.PEERS, "toy", Peer("tdn", "toy_peer:build", "pairs"))
+    monkeypatch.setitem(PEERS, "bad", Peer("tdn", "toy_peer:build", "pairs", {"lr": 1e9}))
+    monkeypatch.setitem(PEERS, "toy", Peer("tdn", "toy_peer:build", "pairs"))
     done = invoke("shipped", "-o", tmp_path, "--peer", "bad", "--peer", "toy", "--max-time", "0.2s", "--threads", 1)
     assert isinstance(done.exception, TDNError)
     assert str(done.exception) == "organics, bad: training diverged"

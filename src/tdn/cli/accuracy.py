@@ -65,8 +65,8 @@ def suite(
 ) -> None:
     """Train our network or others to a wall-clock time, test, and show the errors beside the published ones."""
     from tdn.errors import ConfigError, TDNError
-    from tdn.reproduce.accuracy import Conditions, choose_contenders
     from tdn.reproduce.campaign import reproduce_suite, summarise_suite
+    from tdn.reproduce.contenders import Conditions, choose_contenders
     from tdn.reproduce.summary import describe, tables
     from tdn.training.logs import ConsoleReporter
 

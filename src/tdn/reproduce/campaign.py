@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tdn.bench.rounds import WorkerError
-from tdn.reproduce.accuracy import Conditions, Contender, run_contender
+from tdn.reproduce.accuracy import run_contender
+from tdn.reproduce.contenders import Conditions, Contender, check
 from tdn.reproduce.entries import choose_entries, data_folder, read_entry
 from tdn.reproduce.summary import Group, gather, write_summary
 from tdn.training.logs import Reporter
@@ -51,10 +52,13 @@ def reproduce_suite(
         All results in the folder; peers that failed do not keep the others from going on.
 
     Raises:
+        ConfigError: If a preset or a change to it is not valid.
         DataError: If files are missing; says where to get them.
         TDNError: If a training of ours was interrupted or failed, or a peer is not installed.
     """
     reporter = reporter or Reporter()
+    for who in contenders:
+        check(who, conditions)
     folder = data_folder(suite, data)
     chosen, remarks = choose_entries(suite, folder, entries)
     for remark in remarks:
