@@ -73,6 +73,22 @@ def test_the_nearest_neighbors_are_kept_and_no_others(name: str) -> None:
         assert len(kept) >= min(3, len(own))
 
 
+@pytest.mark.parametrize("spacing", [0.9, 1.5, 2.5, 4.0, 9.0])
+@pytest.mark.parametrize("periodic", [True, False])
+def test_the_nearest_are_found_without_looking_further_than_needed(spacing: float, periodic: bool) -> None:
+    """Dense and sparse structures, with an atom above that has few neighbours nearby, and many at equal distances."""
+    grid = spacing * np.stack(np.meshgrid(*[np.arange(4)] * 3), axis=-1).reshape(-1, 3)
+    positions = np.concatenate([grid, [[0.0, 0.0, 5.0 * spacing + 3.0]]])
+    cell = np.diag([4.0 * spacing, 4.0 * spacing, 40.0]) if periodic else np.zeros((3, 3))
+    pbc = np.array([periodic] * 2 + [False])
+    structure = Structure(np.full(len(positions), 29), positions, cell, pbc)
+    for most in (1, 6, 20):
+        direct, full = AtomGraph.from_structure(structure, 9.0, most), AtomGraph.from_structure(structure, 9.0)
+        expected = full.nearest(most)
+        for name in ("senders", "receivers", "shifts"):
+            assert torch.equal(getattr(direct, name), getattr(expected, name))
+
+
 def test_neighbors_that_are_equally_far_stay_together() -> None:
     chain = Structure(
         np.full(5, 6), np.arange(5)[:, None] * np.array([[1.0, 0, 0]]), np.zeros((3, 3)), np.zeros(3, bool)

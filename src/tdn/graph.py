@@ -15,6 +15,7 @@ from tdn.structure import Structure
 
 # Å, as in fairchem's lists of a limited number of neighbours.
 EQUAL_DISTANCE = 0.01
+MOST_WITHIN_ONE = 0.4  # atoms in a sphere with a radius of 1 Å of a dense solid: 0.1 an Å³
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,22 @@ class AtomGraph:
     @classmethod
     def from_structure(cls, structure: Structure, r_max: float, max_neighbors: int | None = None) -> AtomGraph:
         """The graph of one structure with all neighbours within `r_max` (Å), or the `nearest` of them."""
-        senders, receivers, shifts = neighbor_list(structure, r_max)
-        graph = cls(
+        if max_neighbors is None:
+            return cls._within(structure, r_max)
+        # The nearest are found among those within a radius that holds a few times as many in a dense solid, mostly.
+        for times in (4, 12):
+            radius = (times * max_neighbors / MOST_WITHIN_ONE) ** (1 / 3)
+            if radius < r_max:
+                graph, furthest = cls._within(structure, radius)._nearest(max_neighbors)
+                if furthest <= radius:
+                    return graph
+        return cls._within(structure, r_max).nearest(max_neighbors)
+
+    @classmethod
+    def _within(cls, structure: Structure, radius: float) -> AtomGraph:
+        """The graph with all neighbours within `radius`."""
+        senders, receivers, shifts = neighbor_list(structure, radius)
+        return cls(
             numbers=torch.from_numpy(structure.numbers),
             positions=torch.from_numpy(structure.positions),
             cell=torch.from_numpy(structure.cell)[None],
@@ -71,7 +86,6 @@ class AtomGraph:
             num_graphs=1,
             periodic=torch.tensor([bool(structure.pbc.all())]),
         )
-        return graph if max_neighbors is None else graph.nearest(max_neighbors)
 
     def edge_vectors(self) -> Tensor:
         """From receiver to sender, Å, float64 `[E, 3]`."""
@@ -85,6 +99,10 @@ class AtomGraph:
         Neighbours as far as the last one, to 0.01 Å, stay too: which of several equal ones to keep would depend on
         rounding and on the order of the atoms. Energies jump where a neighbour enters or leaves the list.
         """
+        return self._nearest(max_neighbors)[0]
+
+    def _nearest(self, max_neighbors: int) -> tuple[AtomGraph, float]:
+        """`nearest`, and how far one has to look for it to be right, Å: infinitely, if an atom has fewer neighbours."""
         distances = self.edge_vectors().norm(dim=-1)
         by_distance = distances.argsort(stable=True)
         order = by_distance[self.receivers[by_distance].argsort(stable=True)]
@@ -94,9 +112,10 @@ class AtomGraph:
         crowded = counts > max_neighbors
         limits[crowded] = distances[order[starts[crowded] + max_neighbors - 1]] + EQUAL_DISTANCE
         kept = distances <= limits[self.receivers]
-        return dataclasses.replace(
+        graph = dataclasses.replace(
             self, senders=self.senders[kept], receivers=self.receivers[kept], shifts=self.shifts[kept]
         )
+        return graph, float(limits.max())
 
     def first(self, max_neighbors: int) -> AtomGraph:
         """The same graph with the first `max_neighbors` neighbours of every atom in the order of the atoms.

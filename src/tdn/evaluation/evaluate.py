@@ -115,7 +115,7 @@ def evaluate(
         return _evaluate_store(potential, structures, max_edges, progress, observe)
     potential.check_elements(np.unique(np.concatenate([s.numbers for s in structures])).tolist())
     start = time.perf_counter()
-    dataset = GraphDataset(structures, potential.r_max, origins)
+    dataset = GraphDataset(structures, potential.r_max, origins, max_neighbors=potential.config.nearest_neighbors)
     middle = time.perf_counter()
     predictions = predict(potential, dataset, max_edges, progress)
     seconds = time.perf_counter() - middle
@@ -184,7 +184,8 @@ def _evaluate_store(
 ) -> Evaluation:
     """The same for frames on disk: of most, nothing is kept but their share of the errors."""
     potential.check_elements(view.store.elements)
-    dataset, sums, done = LazyGraphDataset(view, potential.r_max), RunningTable(), 0
+    dataset = LazyGraphDataset(view, potential.r_max, potential.config.nearest_neighbors)
+    sums, done = RunningTable(), 0
     wanted = evenly_spread(len(view))
     kept: list[tuple[Structure, FramePrediction]] = []
 
