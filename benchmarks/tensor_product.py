@@ -7,11 +7,14 @@
 **less work**: `uvw` has one matrix for all paths; `uvu`, what the paper's network uses, one weight a channel.
 *same*: the same map, weights and outputs, on configurations that other libraries publish and on those of the paper
 (T1..T6, uvu), forward, with backward, and with the double backward of force training.
+
+Times are those of the processor on one thread, which other jobs on the machine do not count in, though they slow it.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -132,7 +135,7 @@ def same_work(case: tuple[str, str, str, str, str], elements: int, rounds: int, 
         # PyTorch's compiler does not differentiate twice.
         taken = {k: v for k, v in layers.items() if kind != "double backward" or "compiled" not in k}
         functions = {name: passes(layer, x, y, weight)[kind] for name, layer in taken.items()}
-        row[kind] = summarise(interleaved_times(functions, rounds), "ours")
+        row[kind] = summarise(interleaved_times(functions, rounds, time.process_time), "ours")
     return row
 
 
@@ -148,7 +151,8 @@ def shared_row(lmax: int, channels: int, batch: int, rounds: int) -> dict[str, A
     layers["per path"] = CPFullyConnectedTensorProduct(in1, in2, in1)
     x, y = torch.randn(batch, Irreps(in1).dim), torch.randn(batch, Irreps(in2).dim)
     with torch.no_grad():
-        times = interleaved_times({n: lambda layer=layer: layer(x, y) for n, layer in layers.items()}, rounds)
+        functions = {n: lambda layer=layer: layer(x, y) for n, layer in layers.items()}
+        times = interleaved_times(functions, rounds, time.process_time)
     rows = {
         name: {"median_ms": round(float(np.median(values)), 4),
                "times_e3nn": round(float(np.median(times["e3nn"] / values)), 2)} for name, values in times.items()
@@ -203,7 +207,7 @@ def main() -> None:
     parser.add_argument("--elements", type=int, default=1_500_000, help="numbers in x, weights and output, same part")
     parser.add_argument("--cases", nargs="*", help="beginnings of the names of cases, all by default")
     parser.add_argument("--compiled", nargs="*", default=["2 ", "4 ", "T1", "T2"], help="cases to compile as well")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--json", type=Path, default=RESULTS / "tensor_product.json")
     parser.add_argument("--figure", type=Path, default=FIGURE)
