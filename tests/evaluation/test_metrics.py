@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tdn.evaluation import FramePrediction, measure_errors
-from tdn.evaluation.evaluate import tabulate, tabulate_config_types, tabulate_elements
+from tdn.evaluation.tables import tabulate, tabulate_config_types, tabulate_elements
 from tdn.structure import Structure
 
 

@@ -23,6 +23,7 @@ from tdn.report.model import describe_machine, factor_tables, model_rows, not_cl
 from tdn.structure import Structure
 
 SECTIONS = {
+    "advice",
     *("summary", "accuracy", "learning", "relaxation", "dynamics", "certificate", "checks", "timing", "provenance"),
 }
 FIGURES = {

@@ -23,13 +23,16 @@ from tdn.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tdn.data.labels import LabelKeys
     from tdn.data.reading import FrameSet
-    from tdn.evaluation import Errors, Evaluation, FramePrediction
+    from tdn.evaluation import Errors, ErrorTable, Evaluation, FramePrediction
+    from tdn.evaluation.breakdown import Breakdown
     from tdn.evaluation.sharded import EvaluationJob
+    from tdn.evaluation.uncertainty import Calibrated
     from tdn.models.potential import Potential
+    from tdn.report import Report
     from tdn.structure import Structure
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -70,6 +73,9 @@ def evaluate_files(
         list[str] | None,
         typer.Option("--relaxed", help="is2rs: relaxed structures in the order of DATA; LMDBs bring their own."),
     ] = None,
+    by: Annotated[
+        list[str] | None, typer.Option("--by", help="Also group errors by this key of the frames; may be repeated.")
+    ] = None,
     shard: Annotated[
         str, typer.Option("--shard", help="Predict part i/n only, as one of n workers; --resume without it collects.")
     ] = "",
@@ -90,7 +96,9 @@ def evaluate_files(
     from tdn.data.reading import read_frames
     from tdn.devices import choose_device
     from tdn.evaluation import write_predictions
+    from tdn.evaluation.breakdown import break_down
     from tdn.evaluation.sharded import EvaluationJob
+    from tdn.evaluation.tables import check_key
     from tdn.evaluation.uncertainty import measure_calibration
     from tdn.modelfile import load_model
 
@@ -101,6 +109,8 @@ def evaluate_files(
     frames = read_frames(data, keys, required=(), allow_partial=True)
     if not quiet and str(json) != "-":
         typer.echo(f"{frames.source}: {frames.report}", err=True)
+    for key in by or ():
+        check_key(frames.sample().structures, key)
     job = EvaluationJob.open(potential, frames, model, output, shard, resume) if shard or resume else None
     if job is not None:
         job.run()
@@ -109,7 +119,9 @@ def evaluate_files(
         typer.echo(f"{done} with --resume instead of --shard writes the output.", err=True)
         return
     evaluation, found = _evaluate(potential, frames, metrics, relaxed, data, job)
+    breakdown = break_down(evaluation, by or ())
     print_errors(evaluation, quiet or str(json) == "-")
+    print_breakdown(breakdown, quiet or str(json) == "-")
     calibration = measure_calibration(potential, evaluation)
     print_calibration(calibration, "\nUncertainties beside errors", quiet or str(json) == "-")
     if found is not None:
@@ -121,10 +133,10 @@ def evaluate_files(
         if len(evaluation.structures) < len(frames):
             typer.echo(f"{predictions}: {len(evaluation.structures)} of {len(frames)} frames, evenly spread", err=True)
     if output is not None:
-        write_folder(output, evaluation, model, data, keys)
+        write_folder(output, _report(evaluation, frames, model, data, keys, tuple(by or ()), calibration))
         if not quiet:
             typer.echo(f"report: {output / 'report.html'}", err=True)
-    content = evaluation.to_dict()
+    content = {**evaluation.to_dict(), **breakdown.to_dict()}
     content |= {} if found is None else {"metrics": {metrics: found}}
     content |= {"uncertainty": {part.quantity: part.to_dict() for part in calibration}} if calibration else {}
     write_json_option(json, content)
@@ -216,25 +228,78 @@ def print_errors(evaluation: Evaluation, quiet: bool = False) -> None:
     if elements:
         columns = ["element", "MAE", "RMSE", "relative RMSE %", "components"]
         print_table("\nForces per element, meV/Å", columns, elements, quiet)
-    types = [
+    print_groups("config_type", evaluation.per_config_type, quiet)
+
+
+def print_groups(key: str, tables: Mapping[str, ErrorTable], quiet: bool) -> None:
+    """Errors by the values of a key, if there are any."""
+    rows = [
         [name, str(table.frames), *_cells(table.energy_per_atom), *_cells(table.forces), *_cells(table.stress)]
-        for name, table in evaluation.per_config_type.items()
+        for name, table in tables.items()
     ]
-    if types:
-        columns = ["config_type", "frames", *(f"{q} {m}" for q in ("E/atom", "F", "stress") for m in ("MAE", "RMSE"))]
-        width = len(columns) if overall.stress is not None else len(columns) - 2
-        print_table("\nPer config_type, meV/atom and meV/Å", columns[:width], [row[:width] for row in types], quiet)
+    if rows:
+        columns = [key, "frames", *(f"{q} {m}" for q in ("E/atom", "F", "stress") for m in ("MAE", "RMSE"))]
+        width = len(columns) if any(table.stress is not None for table in tables.values()) else len(columns) - 2
+        print_table(f"\nPer {key}, meV/atom and meV/Å", columns[:width], [row[:width] for row in rows], quiet)
 
 
-def write_folder(output: Path, evaluation: Evaluation, model: Path, data: list[str], keys: LabelKeys) -> None:
-    """Everything about an evaluation: report, parity plots, predictions and errors."""
-    from tdn.evaluation import write_predictions
-    from tdn.files import write_json
+def print_breakdown(breakdown: Breakdown, quiet: bool) -> None:
+    """Force errors by magnitude, and errors by the keys that were asked for."""
+    rows = [
+        [c.label, *_cells(c.forces), str(c.atoms), f"{100 * c.share_of_atoms:.1f}", f"{100 * c.share_of_error:.1f}"]
+        for c in breakdown.force_classes
+    ]
+    if rows:
+        columns = ["|F|, eV/Å", "MAE", "RMSE", "atoms", "of atoms %", "of squared error %"]
+        print_table("\nForces by magnitude of the reference, meV/Å", columns, rows, quiet)
+    for key, tables in breakdown.groups.items():
+        print_groups(key, tables, quiet)
+
+
+def _report(
+    evaluation: Evaluation,
+    frames: FrameSet,
+    model: Path,
+    data: list[str],
+    keys: LabelKeys,
+    by: tuple[str, ...],
+    calibration: tuple[Calibrated, ...],
+) -> Report:
+    """Content of the page about an evaluation."""
     from tdn.modelfile import load_model, read_header
-    from tdn.report import Report, figures, write_report
+    from tdn.report import Report
     from tdn.report.model import data_rows, factor_tables, model_rows, provenance_rows
     from tdn.report.training import evaluation_times
 
+    potential, metadata = load_model(model), read_header(model)["metadata"]
+    names = " ".join(Path(name).name for name in data)
+    chosen = [f" --{q}-key {k}" for q, k in vars(keys).items() if k != "auto"]
+    return Report(
+        title=f"{model.name} on {names}",
+        lead="Errors of a trained potential on labelled frames.",
+        model=model_rows(potential),
+        data=data_rows(metadata),
+        evaluation=evaluation,
+        evaluated_on="given",
+        origins=frames.origins if len(frames) == len(evaluation.structures) else None,
+        group_by=by,
+        calibration=calibration,
+        tables=factor_tables(potential),
+        timing=evaluation_times(evaluation.to_dict()["timing"]),
+        provenance=provenance_rows(metadata),
+        commands=(f"tdn eval {model.name} {names}{''.join(chosen)}{''.join(f' --by {key}' for key in by)}",),
+    )
+
+
+def write_folder(output: Path, report: Report) -> None:
+    """Everything about an evaluation: report, parity plots, predictions and errors."""
+    from tdn.evaluation import write_predictions
+    from tdn.files import write_json
+    from tdn.report import figures, write_report
+
+    evaluation = report.evaluation
+    if evaluation is None:
+        return
     output.mkdir(parents=True, exist_ok=True)
     if evaluation.overall.energy is not None:
         figures.save_png(figures.parity_energy(evaluation), output / "parity_energy.png")
@@ -242,21 +307,6 @@ def write_folder(output: Path, evaluation: Evaluation, model: Path, data: list[s
         figures.save_png(figures.parity_forces(evaluation), output / "parity_forces.png")
     write_predictions(output / "predictions.extxyz", evaluation)
     write_json(output / "errors.json", evaluation.to_dict())
-    potential, metadata = load_model(model), read_header(model)["metadata"]
-    names = " ".join(Path(name).name for name in data)
-    chosen = [f" --{q}-key {k}" for q, k in vars(keys).items() if k != "auto"]
-    report = Report(
-        title=f"{model.name} on {names}",
-        lead="Errors of a trained potential on labelled frames.",
-        model=model_rows(potential),
-        data=data_rows(metadata),
-        evaluation=evaluation,
-        evaluated_on="given",
-        tables=factor_tables(potential),
-        timing=evaluation_times(evaluation.to_dict()["timing"]),
-        provenance=provenance_rows(metadata),
-        commands=(f"tdn eval {model.name} {names}{''.join(chosen)}",),
-    )
     write_report(output / "report.html", report)
 
 

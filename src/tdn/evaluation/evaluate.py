@@ -8,19 +8,18 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from tdn.data.batches import prefetched
 from tdn.data.dataset import EdgeBudgetSampler, GraphDataset
 from tdn.data.lazy import LazyGraphDataset
 from tdn.data.store import StoreView
 from tdn.errors import DataError
-from tdn.evaluation.metrics import Errors, ErrorTable, FramePrediction, measure_errors
-from tdn.evaluation.running import RunningTable, has_forces
+from tdn.evaluation.metrics import Errors, ErrorTable, FramePrediction
+from tdn.evaluation.running import RunningTable
+from tdn.evaluation.tables import tabulate, tabulate_config_types, tabulate_elements
 from tdn.graph import AtomGraph, Prediction, collate
 from tdn.models.potential import Potential
 from tdn.structure import Structure
-from tdn.units import MEV_PER_EV
 
 # A few hundred MB for a network of 64 channels; larger batches are no faster.
 MAX_EDGES = 16384
@@ -236,71 +235,3 @@ def split(prediction: Prediction, structures: Sequence[Structure]) -> list[Frame
         )
         for k, (s, own) in enumerate(zip(structures, np.split(forces, ends[:-1]), strict=True))
     ]
-
-
-def tabulate(structures: Sequence[Structure], predictions: Sequence[FramePrediction]) -> ErrorTable:
-    """Errors of all quantities over the frames that have their labels; forces of fixed atoms do not count."""
-    pairs = list(zip(structures, predictions, strict=True))
-    energies = [(p.energy, s.energy, len(s)) for s, p in pairs if s.energy is not None]
-    forces = [(p.forces[s.free], s.forces[s.free]) for s, p in pairs if has_forces(s, p) and s.forces is not None]
-    stress = [(p.stress, s.stress) for s, p in pairs if s.stress is not None and p.stress is not None]
-    total = per_atom = None
-    if energies:
-        predicted, reference, sizes = np.array(energies, dtype=np.float64).T
-        total = measure_errors(predicted, reference, scale=MEV_PER_EV)
-        per_atom = measure_errors(predicted / sizes, reference / sizes, scale=MEV_PER_EV)
-    return ErrorTable(
-        energy=total,
-        energy_per_atom=per_atom,
-        forces=_stacked(forces, relative=True),
-        stress=_stacked(stress),
-        frames=len(structures),
-        atoms=sum(len(s) for s in structures),
-        force_vector_rmse=float(np.mean([_norm(f, reference) for f, reference in forces])) if forces else None,
-    )
-
-
-def tabulate_elements(structures: Sequence[Structure], predictions: Sequence[FramePrediction]) -> dict[str, Errors]:
-    """Force errors on the free atoms of each element, by symbol."""
-    from ase.data import chemical_symbols
-
-    labelled = [
-        (p.forces[s.free], s.forces[s.free], s.numbers[s.free])
-        for s, p in zip(structures, predictions, strict=True)
-        if has_forces(s, p) and s.forces is not None
-    ]
-    if not labelled:
-        return {}
-    predicted, reference, numbers = (np.concatenate(parts) for parts in zip(*labelled, strict=True))
-    return {
-        chemical_symbols[z]: measure_errors(
-            predicted[numbers == z], reference[numbers == z], scale=MEV_PER_EV, relative=True
-        )
-        for z in np.unique(numbers)
-    }
-
-
-def tabulate_config_types(
-    structures: Sequence[Structure], predictions: Sequence[FramePrediction]
-) -> dict[str, ErrorTable]:
-    """Errors of the frames of each `config_type`; frames without one count as `other` if some have one."""
-    names = [str(s.info.get("config_type", "other")) for s in structures]
-    if set(names) == {"other"}:
-        return {}
-    groups = {name: [k for k, own in enumerate(names) if own == name] for name in sorted(set(names))}
-    return {
-        name: tabulate([structures[k] for k in members], [predictions[k] for k in members])
-        for name, members in groups.items()
-    }
-
-
-def _norm(predicted: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
-    """Root of the mean squared length of the force errors of a frame, meV/Å."""
-    return MEV_PER_EV * float(np.sqrt(np.square(predicted - reference).sum(-1).mean()))
-
-
-def _stacked(pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], relative: bool = False) -> Errors | None:
-    if not pairs:
-        return None
-    predicted, reference = (np.concatenate([np.atleast_2d(part) for part in parts]) for parts in zip(*pairs))  # noqa: B905
-    return measure_errors(predicted, reference, scale=MEV_PER_EV, relative=relative)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from numpy.typing import NDArray
 
 from tdn.checks import CheckResult
 from tdn.cp.tables import FactorTable
+from tdn.evaluation.breakdown import Breakdown, break_down
 from tdn.evaluation.dynamics import Relaxation, Trajectory
 from tdn.evaluation.evaluate import Evaluation
+from tdn.evaluation.uncertainty import Calibrated
 
 Rows = tuple[tuple[str, str], ...]
 
@@ -73,6 +76,10 @@ class Report:
         data: Facts about the data.
         evaluation: Errors and predictions.
         evaluated_on: What the evaluation's frames are, such as `test`.
+        origins: Name of each of these frames, such as `test.extxyz:12`.
+        group_by: Keys of the frames by which errors are grouped, beside `config_type`.
+        num_worst: Frames that are drawn, the worst by energy and by forces.
+        calibration: Predicted uncertainties beside errors.
         curves: Learning curves.
         relaxations: Relaxations; the first one stands out.
         relaxation_reference: Where the reference geometries come from, such as a level of theory.
@@ -90,6 +97,10 @@ class Report:
     data: Rows = ()
     evaluation: Evaluation | None = None
     evaluated_on: str = "test"
+    origins: Sequence[str] | None = None
+    group_by: tuple[str, ...] = ()
+    num_worst: int = 6
+    calibration: tuple[Calibrated, ...] = ()
     curves: LearningCurves | None = None
     relaxations: tuple[Relaxation, ...] = ()
     relaxation_reference: str = ""
@@ -99,6 +110,14 @@ class Report:
     timing: Rows = ()
     provenance: Rows = ()
     commands: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def breakdown(self) -> Breakdown | None:
+        """Where the errors are: by force magnitude, element, `config_type` and whatever else is asked for."""
+        if self.evaluation is None:
+            return None
+        own = ("config_type",) if any("config_type" in s.info for s in self.evaluation.structures) else ()
+        return break_down(self.evaluation, tuple(dict.fromkeys((*own, *self.group_by))))
 
     @property
     def headlines(self) -> tuple[Headline, ...]:
@@ -145,3 +164,8 @@ def number(value: float, digits: int = 3) -> str:
     if size >= 999.5:
         return f"{sign}{size:,.0f}".replace(",", "\u202f")
     return f"{sign}{size:.{digits}g}"
+
+
+def percent(fraction: float) -> str:
+    """A fraction for people, in whole per cent unless it is below one."""
+    return f"{100 * fraction:.0f}\u202f%" if fraction >= 0.01 or not fraction else f"{100 * fraction:.1g}\u202f%"

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from tdn.files import atomic_write
 from tdn.report import figures
-from tdn.report.content import LearningCurves, Report, number
+from tdn.report.advice import advise
+from tdn.report.content import LearningCurves, Report, number, percent
 from tdn.version import __version__
 
 
@@ -24,7 +25,10 @@ def render_report(report: Report) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["number"] = number
-    return environment.get_template("report.html").render(report=report, figures=draw(report), version=__version__)
+    environment.filters["percent"] = percent
+    return environment.get_template("report.html").render(
+        report=report, figures=draw(report), advice=advise(report), version=__version__
+    )
 
 
 def write_report(path: str | os.PathLike[str], report: Report) -> None:

@@ -21,8 +21,9 @@ from tdn.bench.worker import time_pass
 from tdn.data.reference import resolve_reference_energies
 from tdn.devices import choose_device
 from tdn.errors import TDNError
-from tdn.evaluation.evaluate import evaluate, tabulate
+from tdn.evaluation.evaluate import evaluate
 from tdn.evaluation.metrics import ErrorTable, FramePrediction
+from tdn.evaluation.tables import tabulate
 from tdn.files import write_json
 from tdn.graph import AtomGraph
 from tdn.modelfile import load_model
