@@ -159,7 +159,7 @@ def nbody(
     output: OutputOption,
     changes: ChangesArgument = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A small network and few systems: a few minutes on one core.")
+        bool, typer.Option("--quick", help="A small network and few epochs: a few minutes on one core.")
     ] = False,
     variant: Annotated[
         list[str] | None,
