@@ -239,10 +239,8 @@ def export_lammps(
         raise ExportError(f"LAMMPS loads {os.fspath(path)} only if its name ends in .pt: name it so.")
     unified = MLIAPPotential(potential)
     rebuild, arguments = unified.__reduce__()
-    original = copy.deepcopy(potential).cpu()
-    agreement = require_agreement(
-        lambda structure: run_on_ranks([rebuild(*arguments)] * 2, structure)[:3], original, structures
-    )
+    original, rebuilt = copy.deepcopy(potential).cpu(), rebuild(*arguments)
+    agreement = require_agreement(lambda structure: run_on_ranks([rebuilt] * 2, structure)[:3], original, structures)
     with atomic_write(path) as temporary:
         torch.save(unified, temporary)
     return agreement
