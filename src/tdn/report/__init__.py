@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a trained potential: no scripts, nothing loaded from anywhere."""
+"""One self-contained HTML page about a trained potential: nothing is loaded from anywhere."""
 
 from tdn.report.content import Headline, LearningCurves, Report
 from tdn.report.render import render_report, write_report

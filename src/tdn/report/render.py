@@ -15,6 +15,7 @@ from tdn.files import atomic_write
 from tdn.report import figures
 from tdn.report.advice import advise
 from tdn.report.content import LearningCurves, Report, number, percent
+from tdn.report.structures import element_colours, worst_frames
 from tdn.version import __version__
 
 
@@ -27,7 +28,12 @@ def render_report(report: Report) -> str:
     environment.filters["number"] = number
     environment.filters["percent"] = percent
     return environment.get_template("report.html").render(
-        report=report, figures=draw(report), advice=advise(report), version=__version__
+        report=report,
+        figures=draw(report),
+        advice=advise(report),
+        worst=worst_frames(report),
+        colours=element_colours(report.evaluation.structures if report.evaluation else ()),
+        version=__version__,
     )
 
 
