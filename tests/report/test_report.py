@@ -14,6 +14,7 @@ from ase.build import molecule
 from tdn.checks import CheckResult
 from tdn.evaluation import evaluate
 from tdn.evaluation.dynamics import Relaxation, Trajectory
+from tdn.evaluation.uncertainty import Calibrated
 from tdn.modelfile import save_model
 from tdn.models.potential import Potential
 from tdn.models.tdn import TDNConfig
@@ -23,10 +24,11 @@ from tdn.report.model import describe_machine, factor_tables, model_rows, not_cl
 from tdn.structure import Structure
 
 SECTIONS = {
-    *("advice", "worst"),
+    *("advice", "calibration", "worst"),
     *("summary", "accuracy", "learning", "relaxation", "dynamics", "certificate", "checks", "timing", "provenance"),
 }
 FIGURES = {
+    *("calibration-energy", "calibration-forces"),
     *("parity-energy", "parity-forces", "force-errors", "curve-forces", "curve-energy", "curve-loss"),
     *("relaxation-energy", "relaxation-force", "relaxation-rmsd", "nve-energy", "nve-temperature"),
 }
@@ -70,6 +72,7 @@ def report(potential, structures):
         model=model_rows(potential),
         data=(("Training", "3 frames"),),
         evaluation=evaluate(potential, structures),
+        calibration=tuple(Calibrated(q, np.geomspace(0.01, 1, 60), np.full(60, 0.1)) for q in ("energy", "forces")),
         curves=LearningCurves(steps, columns),
         relaxations=(relaxation, dataclasses.replace(relaxation, name="other", rmsds=None, converged=False)),
         relaxation_reference="B3LYP/6-31G*",

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from tdn.evaluation.dynamics import Relaxation, Trajectory
 from tdn.evaluation.evaluate import Evaluation
+from tdn.evaluation.uncertainty import Calibrated
 from tdn.files import atomic_write
 from tdn.units import MEV_PER_EV
 
@@ -146,6 +147,28 @@ def learning_curve(
         _plain_log(axes.yaxis)
     axes.margins(y=0.12)
     axes.set(xlabel=xlabel, ylabel=ylabel)
+    return figure
+
+
+def calibration(part: Calibrated) -> Figure:
+    """RMS error against RMS predicted standard deviation, in classes of equally many predictions, meV or meV/Å."""
+    groups = np.array_split(np.argsort(part.sigma), min(10, max(1, len(part.sigma) // 5)))
+    predicted, error = (
+        np.array([MEV_PER_EV * np.sqrt(np.square(values[group]).mean()) for group in groups])
+        for values in (part.sigma, part.error)
+    )
+    figure, axes = new_figure(3.0)
+    both = np.concatenate([predicted, error])
+    both = both[both > 0] if (both > 0).any() else np.ones(1)
+    limits = (both.min() / 1.5, both.max() * 1.5)
+    axes.plot(limits, limits, color=MUTED, linewidth=0.9)
+    axes.plot(predicted, error, color=ACCENT, marker="o", markersize=4, linewidth=1.0)
+    axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
+    axes.set_aspect("equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        _plain_log(axis)
+    unit = {"energy": "meV", "forces": "meV/Å"}[part.quantity]
+    axes.set(xlabel=f"predicted standard deviation ({unit})", ylabel=f"error, RMS ({unit})")
     return figure
 
 

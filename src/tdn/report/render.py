@@ -57,6 +57,8 @@ def draw(report: Report) -> dict[str, Markup]:
     if evaluation is not None and evaluation.overall.forces is not None:
         drawings["parity_forces"] = partial(figures.parity_forces, evaluation)
         drawings["force_errors"] = partial(figures.force_error_histogram, evaluation)
+    for part in report.calibration:
+        drawings[f"calibration_{part.quantity}"] = partial(figures.calibration, part)
     for quantity in ("energy", "force", "rmsd") if report.relaxations else ():
         if quantity != "rmsd" or any(r.rmsds is not None for r in report.relaxations):
             drawings[f"relaxation_{quantity}"] = partial(figures.relaxation_traces, report.relaxations, quantity)
