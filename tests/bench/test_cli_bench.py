@@ -40,6 +40,19 @@ def test_convolution_writes_json_and_picture(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "conv.svg").read_text()
 
 
+def test_products_are_timed_with_weights_of_paths_and_shared(tmp_path: Path) -> None:
+    output = run(
+        "product", "--config", "T1,diffdock-l1", "--edges", "2", "--rounds", "1", "--peers", "exact_ke",
+        "--json", str(tmp_path / "p.json"), "--picture", str(tmp_path / "p.svg"),
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "p.json").read_text())["rows"]
+    expected = [("T1", "path"), ("T1", "shared"), ("diffdock-l1", "path")]
+    assert [(row["product"], row["weights"]) for row in rows] == expected
+    assert rows[1]["passes"]["training"]["ratios"]["exact_ke"] > 0
+    assert "one weight a channel for all paths" in output
+    assert "<svg" in (tmp_path / "p.svg").read_text()
+
+
 def test_model_reports_speed_and_absent_peers(tmp_path: Path) -> None:
     run("model", "--system", "aspirin", "--layers", "1", "--lmax", "1", *TINY, "--peers", "ours_eager,esen_l2",
         "--peer-python", "fairchem=/bin/false", "--json", str(tmp_path / "m.json"), "--eager")  # fmt: skip
@@ -86,6 +99,9 @@ def test_element_that_the_model_does_not_know_is_said(files: tuple[Path, Path], 
     [
         (["conv", "--lmax", "two"], "whole numbers"),
         (["conv", "--peers", "mace"], "--peers must be of"),
+        (["product", "--config", "T9"], "--config must be of"),
+        (["product", "--weights", "none"], "--weights must be of"),
+        (["product", "--peers", "mace"], "--peers must be of"),
         (["model", "--system", "gold"], "--system must be of"),
         (["model", "--dtype", "float16"], "--dtype"),
         (["model", "--airs-code", "/"], "OpenMol/TDN"),

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tdn.bench.results import short
+from tdn.bench.results import row_title, short
 from tdn.bench.suites import EXPLANATIONS
+from tdn.errors import TDNError
 from tdn.files import atomic_write
 
 
@@ -26,21 +27,22 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
 
 
 def _times(result: Mapping[str, Any], plt: Any) -> Any:
-    rows = result["rows"]
+    rows = [row for row in result["rows"] if row["passes"]]
+    if not rows:
+        raise TDNError("No contender could be timed: there is nothing to draw.")
     if result["suite"] == "conv" and len({row["lmax"] for row in rows}) > 1:
-        return _degrees(rows, plt)
-    panels = [(row, name) for row in rows for name in row["passes"]]
-    figure, axes = plt.subplots(len(panels), 1, figsize=(7, 0.6 + 2.4 * len(panels)), squeeze=False)
-    for (row, name), axis in zip(panels, axes[:, 0], strict=True):
-        _bars(axis, row["passes"][name], f"{_title(row)}: {EXPLANATIONS[name]}")
+        return _degrees(rows, result["exponents"], plt)
+    names = list(dict.fromkeys(name for row in rows for name in row["passes"]))
+    width = 7.0 if len(names) == 1 else 4.5 * len(names)
+    figure, axes = plt.subplots(len(rows), len(names), figsize=(width, 0.6 + 2.4 * len(rows)), squeeze=False)
+    for row, line in zip(rows, axes, strict=True):
+        for name, axis in zip(names, line, strict=False):
+            if name in row["passes"]:
+                _bars(axis, row["passes"][name], f"{row_title(row)}:\n{EXPLANATIONS[name]}")
+            else:
+                axis.set_axis_off()
     figure.tight_layout()
     return figure
-
-
-def _title(row: Mapping[str, Any]) -> str:
-    if "lmax" in row:
-        return f"L={row['lmax']}, {row['channels']} channels, {row['neighbors']} neighbours"
-    return f"{row['system']}, {row['atoms']} atoms"
 
 
 def _bars(axis: Any, found: Mapping[str, Any], title: str) -> None:
@@ -58,10 +60,12 @@ def _bars(axis: Any, found: Mapping[str, Any], title: str) -> None:
         text = f" {short(t['median_ms'])} ms" + (f", {short(ratio)} ×" if ratio else "")
         axis.text(t["quartiles_ms"][1], k, text, va="center", fontsize=8)
     axis.set(title=title, xlabel="ms", xscale="log", xlim=(min(medians) / 2, max(medians) * 6))
+    axis.xaxis.set_minor_formatter("")
 
 
-def _degrees(rows: Sequence[Mapping[str, Any]], plt: Any) -> Any:
-    """Time an edge against the degree, a row of panels for each size, a panel for each pass."""
+def _degrees(rows: Sequence[Mapping[str, Any]], exponents: Sequence[Mapping[str, Any]], plt: Any) -> Any:
+    """Time an edge against the degree with fitted exponents, a row of panels for each size, a panel for each pass."""
+    fits = {(fit["channels"], fit["neighbors"], fit["pass"]): fit["exponents"] for fit in exponents}
     sizes = list(dict.fromkeys((row["channels"], row["neighbors"]) for row in rows))
     passes = list(dict.fromkeys(name for row in rows for name in row["passes"]))
     figure, axes = plt.subplots(
@@ -76,7 +80,9 @@ def _degrees(rows: Sequence[Mapping[str, Any]], plt: Any) -> Any:
                     for row in chosen if who in row["passes"][name]["times"]
                 ]  # fmt: skip
                 style = {"color": "tab:red", "linewidth": 2.5} if who == "ours" else {"linewidth": 1.2}
-                axis.plot(*zip(*points, strict=True), marker="o", markersize=4, label=who, **style)
+                fit = fits.get((*size, name), {}).get(who)
+                label = who if fit is None else f"{who}, $L^{{{fit:.1f}}}$"
+                axis.plot(*zip(*points, strict=True), marker="o", markersize=4, label=label, **style)
             axis.set(
                 title=f"{EXPLANATIONS[name]}\n{size[0]} channels, {size[1]} neighbours", xscale="log", yscale="log"
             )
@@ -84,7 +90,7 @@ def _degrees(rows: Sequence[Mapping[str, Any]], plt: Any) -> Any:
             degrees = sorted({row["lmax"] for row in chosen})
             axis.set_xticks(degrees, [str(lmax) for lmax in degrees])
             axis.minorticks_off()
-    axes[0, 0].legend(fontsize=7, frameon=False)
+            axis.legend(fontsize=7, frameon=False)
     figure.tight_layout()
     return figure
 

@@ -52,6 +52,44 @@ CONVOLUTIONS = {
     "cuequivariance": Peer("cuequivariance_torch", "tdn.bench.convolutions:cuequivariance", PATH_WEIGHTS),
 }
 
+_OURS, _E3NN = "tdn.bench.products:ours", "tdn.bench.products:e3nn"
+_PATHS, _SHARED = "a weight a path and channel", "one weight a channel for all paths"
+# By setting of the weights: within one all compute the same map, unless said.
+PRODUCTS = {
+    "path": {
+        "ours": Peer("tdn", _OURS, f"{_PATHS}: exact kernels, no low rank"),
+        "ours_ir_mul": Peer("tdn", _OURS, f"{_PATHS}, copies innermost", {"layout": "ir_mul"}),
+        "ours_compiled": Peer("tdn", _OURS, f"{_PATHS}: exact kernels, no low rank", {"compiled": True}, optional=True),
+        "e3nn": Peer("e3nn", _E3NN, _PATHS),
+        "e3nn_compiled": Peer("e3nn", _E3NN, _PATHS, {"compiled": True}, optional=True),
+        "cuequivariance": Peer(
+            "cuequivariance_torch", "tdn.bench.products:cuequivariance", f"{_PATHS}, copies innermost"
+        ),
+    },
+    "shared": {
+        "ours": Peer("tdn", _OURS, f"{_SHARED}: factors or dense, whichever has fewer operations"),
+        "ours_ir_mul": Peer("tdn", _OURS, f"{_SHARED}, copies innermost", {"layout": "ir_mul"}),
+        "ours_compiled": Peer(
+            "tdn", _OURS, f"{_SHARED}: factors or dense, whichever has fewer operations", {"compiled": True},
+            optional=True,
+        ),
+        "exact_ke": Peer(
+            "tdn", _OURS, f"{_SHARED}: dense, contracted with the second input first", {"kernel": "dense"}
+        ),
+        "exact_ke_compiled": Peer(
+            "tdn", _OURS, f"{_SHARED}: dense, contracted with the second input first",
+            {"kernel": "dense", "compiled": True}, optional=True,
+        ),
+        "exact_cp": Peer("tdn", _OURS, f"{_SHARED}: exact factors on every edge", {"kernel": "low-rank"}),
+        "paper_cp": Peer(
+            "tdn", _OURS, f"{_SHARED}: rank 7 L² on every edge, approximate; couplings without that fit stay exact",
+            {"kernel": "low-rank", "rank": "paper"},
+        ),
+        "e3nn": Peer("e3nn", _E3NN, f"{_SHARED}, copied to every path"),
+        "e3nn_compiled": Peer("e3nn", _E3NN, f"{_SHARED}, copied to every path", {"compiled": True}, optional=True),
+    },
+}  # fmt: skip
+
 MODELS = {
     "ours": Peer("tdn", "tdn.bench.models.ours:build", "TDN"),
     "ours_eager": Peer("tdn", "tdn.bench.models.ours:build", "TDN", {"compiled": False}),
@@ -86,3 +124,22 @@ def choose(peers: Mapping[str, Peer], wanted: Sequence[str] | None, eager: bool 
     ours = peers["ours_eager" if eager else "ours"]
     names = [name for name in peers if (name in wanted if wanted is not None else not peers[name].optional)]
     return {"ours": ours, **{name: peers[name] for name in names if name != "ours"}}
+
+
+def choose_by_setting(
+    peers: Mapping[str, Mapping[str, Peer]], settings: Sequence[str], wanted: Sequence[str] | None
+) -> dict[str, dict[str, Peer]]:
+    """As `choose`, of each of the named `settings`; a contender need not be in all of them.
+
+    Raises:
+        ConfigError: If a setting is not known, or a name in none of them.
+    """
+    if unknown := [name for name in settings if name not in peers]:
+        raise ConfigError(f"--weights must be of {', '.join(peers)}, got {', '.join(unknown)}.")
+    every = dict.fromkeys(name for found in peers.values() for name in found)
+    if unknown := [name for name in wanted or () if name not in every]:
+        raise ConfigError(f"--peers must be of {', '.join(every)}, got {', '.join(unknown)}.")
+    return {
+        name: choose(peers[name], None if wanted is None else [who for who in wanted if who in peers[name]])
+        for name in settings
+    }

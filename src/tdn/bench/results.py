@@ -127,6 +127,18 @@ def short(value: float, digits: int = 3) -> str:
     return f"{rounded:.0f}" if rounded >= 10 ** (digits - 1) else f"{rounded:.{digits}g}"
 
 
+def row_title(row: Mapping[str, Any]) -> str:
+    """What was timed in a row of a suite."""
+    if "product" in row:
+        weights = {"path": "a weight a path", "shared": "shared weights"}[row["weights"]]
+        return f"{row['product']}, {weights}, {row['edges']} edges"
+    if "lmax" in row:
+        rank = row["contenders"].get("ours", {}).get("rank")
+        return f"L={row['lmax']}, R={rank}, {row['channels']} channels, {row['neighbors']} neighbours"
+    threads = f", {row['threads']} threads" if "threads" in row else ""
+    return f"{row['system']}, {row['atoms']} atoms{threads}"
+
+
 def explanations(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """What every contender computes and how it runs, and why those without times have none; each said once."""
     said: dict[tuple[str, str], None] = {}

@@ -1,4 +1,4 @@
-"""The suites: what is timed for `tdn bench conv`, `model`, `train-step` and `scaling`."""
+"""The suites: what is timed for `tdn bench conv`, `product`, `model`, `train-step` and `scaling`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tdn.bench import systems
 from tdn.bench.peers import Peer
 from tdn.bench.results import exponent, simulation_facts, summarise
 from tdn.bench.rounds import Interpreters, Measurement, measure
+from tdn.errors import ConfigError
 from tdn.structure import Structure
 
 Progress = Callable[[str], None]
@@ -43,7 +44,42 @@ def convolutions(
         entries = measure(peers, sized, interpreters, lambda message, label=label: progress(f"{label}: {message}"))
         row = {**settings, "edges": nodes * neighbors, **summarise(entries)}
         rows.append({**row, "bandwidth": bandwidth(row)})
-    return {"suite": "conv", "rows": rows, "exponents": exponents(rows)}
+    return {"suite": "conv", "rows": rows, "exponents": exponents(rows, ("channels", "neighbors"))}
+
+
+def products(
+    names: Sequence[str],
+    edges: int,
+    peers: Mapping[str, Mapping[str, Peer]],
+    task: Measurement,
+    interpreters: Interpreters,
+    progress: Progress = lambda message: None,
+) -> dict[str, Any]:
+    """Tensor products of named configurations with `edges` samples, in each setting of the weights that `peers` has.
+
+    Raises:
+        ConfigError: If there is no such configuration.
+    """
+    from tdn.bench.products import CONFIGURATIONS, make_product
+
+    if unknown := [name for name in names if name not in CONFIGURATIONS]:
+        raise ConfigError(f"--config must be of {', '.join(CONFIGURATIONS)}, got {', '.join(unknown)}.")
+    rows = []
+    for name, weights in itertools.product(names, peers):
+        case, built = CONFIGURATIONS[name], make_product(name, weights)
+        if weights == "shared" and case.mode != "uvu":
+            continue
+        sized = dataclasses.replace(
+            task, passes=CONVOLUTION_PASSES, settings={"product": name, "weights": weights, "edges": edges}
+        )
+        label = f"{name}, weights: {weights}"
+        entries = measure(
+            peers[weights], sized, interpreters, lambda message, label=label: progress(f"{label}: {message}")
+        )
+        facts = {"in1": case.in1, "in2": case.in2, "out": str(built.out), "mode": case.mode, "paths": len(built.paths)}
+        rows.append({**sized.settings, **facts, "lmax": case.lmax, **summarise(entries)})
+    growing = [row for row in rows if row["lmax"] is not None]
+    return {"suite": "product", "rows": rows, "exponents": exponents(growing, ("weights",))}
 
 
 def bandwidth(row: Mapping[str, Any]) -> dict[str, float]:
@@ -58,20 +94,25 @@ def bandwidth(row: Mapping[str, Any]) -> dict[str, float]:
     }  # fmt: skip
 
 
-def exponents(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """`a` in (time an edge) ~ L^a from L=2 on, for every contender, pass and size that has two degrees or more."""
+def exponents(rows: Sequence[Mapping[str, Any]], sizes: Sequence[str]) -> list[dict[str, Any]]:
+    """`a` in (time an edge) ~ L^a from L=2 on, for every contender and pass that has two degrees or more.
+
+    Args:
+        rows: Rows of a suite, with `lmax` and `edges`.
+        sizes: Keys of what is held fixed, the columns of the result beside `pass` and `exponents`.
+    """
     found = []
-    sizes = dict.fromkeys((row["channels"], row["neighbors"]) for row in rows)
-    for (channels, neighbors), name in itertools.product(sizes, CONVOLUTION_PASSES):
+    fixed = dict.fromkeys(tuple(row[key] for key in sizes) for row in rows)
+    for values, name in itertools.product(fixed, CONVOLUTION_PASSES):
         series: dict[str, list[tuple[int, float]]] = {}
         for row in rows:
-            if (row["channels"], row["neighbors"]) != (channels, neighbors) or row["lmax"] < SMALLEST_FITTED_DEGREE:
+            if tuple(row[key] for key in sizes) != values or row["lmax"] < SMALLEST_FITTED_DEGREE:
                 continue
             for who, times in row["passes"].get(name, {"times": {}})["times"].items():
-                series.setdefault(who, []).append((row["lmax"], times["median_ms"]))
+                series.setdefault(who, []).append((row["lmax"], times["median_ms"] / row["edges"]))
         fits = {who: exponent(*zip(*points, strict=True)) for who, points in series.items()}
         if any(fit is not None for fit in fits.values()):
-            found.append({"channels": channels, "neighbors": neighbors, "pass": name, "exponents": fits})
+            found.append({**dict(zip(sizes, values, strict=True)), "pass": name, "exponents": fits})
     return found
 
 

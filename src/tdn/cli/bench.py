@@ -92,6 +92,38 @@ def conv(
 
 
 @app.command()
+def product(
+    config: Annotated[
+        str, typer.Option("--config", help="Configurations by commas: mace-large, nequip-water, ..., T1 to T6.")
+    ] = "mace-medium,nequip-revmd17-aspirin,T1,T2,T3",
+    weights: Annotated[
+        str, typer.Option("--weights", help="path: a weight a path and channel; shared: one for all paths.")
+    ] = "path,shared",
+    edges: Annotated[int, typer.Option("--edges", min=1, help="Samples.")] = 256,
+    peers: PeersOption = None,
+    peer_python: PythonOption = None,
+    rounds: RoundsOption = 7,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+    threads: ThreadsOption = 1,
+    json: JsonOption = None,
+    picture: PictureOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Tensor products of published configurations: forward, backward and double backward, beside e3nn and others."""
+    from tdn.bench.peers import PRODUCTS, choose_by_setting
+    from tdn.bench.rounds import Interpreters
+    from tdn.bench.suites import products
+
+    chosen = choose_by_setting(PRODUCTS, _names(weights) or [], _names(peers))
+    task = _task(rounds, device, dtype, threads)
+    interpreters = Interpreters.parse(peer_python or ())
+    with _progress(quiet) as progress:
+        result = products(_names(config) or [], edges, chosen, task, interpreters, progress)
+    _report(result, json, picture, quiet, threads)
+
+
+@app.command()
 def model(
     system: Annotated[
         str, typer.Option("--system", help="aspirin, water, water1536, si or lips, by commas.")
@@ -317,11 +349,11 @@ class _progress:
 def _report(result: dict[str, Any], json: Path | None, picture: Path | None, quiet: bool, threads: int) -> None:
     """Tables, JSON and picture of a suite."""
     from tdn.bench.figures import draw
-    from tdn.bench.results import explanations, setting, table_columns, table_rows
+    from tdn.bench.results import explanations, row_title, setting, table_columns, table_rows
 
     for row in result["rows"]:
         names = list(row["passes"])
-        print_table(_row_title(row), table_columns(names), table_rows(row, names), quiet)
+        print_table(row_title(row), table_columns(names), table_rows(row, names), quiet)
     if not quiet:
         typer.echo(
             "Median ± half the distance of the quartiles, ms; ours ×: times ours, median of the rounds' ratios.\n"
@@ -336,18 +368,20 @@ def _report(result: dict[str, Any], json: Path | None, picture: Path | None, qui
 
 def _findings(result: dict[str, Any]) -> list[str]:
     """Sentences under the tables: fitted exponents, memory, saturation, sizes that were left out."""
+    from tdn.bench.results import row_title
     from tdn.bench.suites import EXPLANATIONS
 
     lines = []
     for row in result["rows"] if result["suite"] == "conv" else ():
         if moved := row["bandwidth"]:
             lines.append(
-                f"{_row_title(row)}: forward moves {moved['gb_per_s']:.3g} GB/s of what the sum must move, "
+                f"{row_title(row)}: forward moves {moved['gb_per_s']:.3g} GB/s of what the sum must move, "
                 f"{100 * moved['of_copy']:.0f} % of a plain copy's {moved['copy_gb_per_s']:.3g} GB/s"
             )
     for fit in result.get("exponents", []):
         text = ", ".join(f"{who} {a:.2f}" for who, a in fit["exponents"].items() if a is not None)
-        size = f"{fit['channels']} channels, {fit['neighbors']} neighbours, {EXPLANATIONS[fit['pass']]}"
+        held = f"{fit['channels']} channels, {fit['neighbors']} neighbours" if "channels" in fit else fit["weights"]
+        size = f"{held}, {EXPLANATIONS[fit['pass']]}"
         lines.append(f"Time an edge ~ L^a from L=2 on, {size}: a = {text}")
     for row in result["rows"] if result["suite"] == "model" else ():
         fits = {who: facts["atoms_in_24_gib"] for who, facts in row["contenders"].items() if "atoms_in_24_gib" in facts}
@@ -362,11 +396,3 @@ def _findings(result: dict[str, Any]) -> list[str]:
     for row in result.get("left_out", []):
         lines.append(f"Left out: {row['atoms']} atoms, {row['threads']} threads: {row['reason']}")
     return lines
-
-
-def _row_title(row: dict[str, Any]) -> str:
-    if "lmax" in row:
-        rank = row["contenders"].get("ours", {}).get("rank")
-        return f"L={row['lmax']}, R={rank}, {row['channels']} channels, {row['neighbors']} neighbours"
-    threads = f", {row['threads']} threads" if "threads" in row else ""
-    return f"{row['system']}, {row['atoms']} atoms{threads}"
