@@ -56,14 +56,15 @@ def test_exponent_of_a_power_law_is_its_power() -> None:
     assert exponent([2], [1.0]) is None
 
 
-def test_exponents_start_at_degree_two() -> None:
+def test_exponents_are_of_the_time_an_edge_from_degree_two_on() -> None:
     rows = [
-        {"lmax": lmax, "channels": 8, "neighbors": 5, **summarise({"ours": entry(float(lmax**2 if lmax > 1 else 99))})}
-        for lmax in (1, 2, 3, 4)
+        {"lmax": lmax, "weights": "path", "edges": 10 * lmax, **summarise({"ours": entry(lmax * 7.0 * lmax**2)})}
+        for lmax in (2, 3, 4)
     ]
-    (fit,) = exponents(rows)
+    slow = {"lmax": 1, "weights": "path", "edges": 1, **summarise({"ours": entry(99.0)})}
+    (fit,) = exponents([slow, *rows], ["weights"])
     assert fit["exponents"] == {"ours": pytest.approx(2.0)}
-    assert fit["pass"] == "forward"
+    assert (fit["pass"], fit["weights"]) == ("forward", "path")
 
 
 def test_simulation_speed_and_memory() -> None:

@@ -31,7 +31,7 @@ def _times(result: Mapping[str, Any], plt: Any) -> Any:
     if not rows:
         raise TDNError("No contender could be timed: there is nothing to draw.")
     if result["suite"] == "conv" and len({row["lmax"] for row in rows}) > 1:
-        return _degrees(rows, result["exponents"], plt)
+        return _degrees(rows, result.get("exponents", []), plt)
     names = list(dict.fromkeys(name for row in rows for name in row["passes"]))
     width = 7.0 if len(names) == 1 else 4.5 * len(names)
     figure, axes = plt.subplots(len(rows), len(names), figsize=(width, 0.6 + 2.4 * len(rows)), squeeze=False)
