@@ -20,6 +20,7 @@ COMMANDS = {
     "cp": ("tdn.cli.cp", "Exact and low-rank factors of Clebsch-Gordan couplings: show, solve, verify, plot."),
     "train": ("tdn.cli.train", "Train a potential on energies and forces, from data files to a model file."),
     "eval": ("tdn.cli.eval", "Errors of a model on labelled frames, per element and per config_type."),
+    "report": ("tdn.cli.report", "A page about a run: errors, advice, worst frames in 3D, beside other runs."),
     "calibrate": ("tdn.cli.calibrate", "Give a model uncertainties, fitted to its training data and held-out frames."),
     "import-airs": ("tdn.cli.import_airs", "A checkpoint of the paper's public code as a model file, with repairs."),
     "info": ("tdn.cli.info", "What a model file holds: configuration, elements, certificates, data, errors, versions."),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tdn.evaluation.breakdown import Breakdown, share
 from tdn.evaluation.evaluate import Evaluation
 from tdn.evaluation.uncertainty import Calibrated
-from tdn.report.content import LearningCurves, Report, number, percent
+from tdn.report.content import Compared, LearningCurves, Report, number, percent
 from tdn.units import MEV_PER_EV
 
 # What makes this part of the squared error, and this many times its share of frames or atoms, is worth a sentence; that
@@ -29,7 +29,7 @@ def advise(report: Report) -> tuple[str, ...]:
         found += _single_frames(report.evaluation, report.breakdown, report.origins)
     if report.curves is not None:
         found += _training(report.curves)
-    return (*found, *_calibration(report.calibration))
+    return (*found, *_calibration(report.calibration), *_comparison(report.comparison))
 
 
 def _energies(breakdown: Breakdown) -> Iterator[str]:
@@ -157,6 +157,20 @@ def _calibration(calibration: Sequence[Calibrated]) -> Iterator[str]:
                 f"Uncertainties of {part.quantity} do not tell good from bad here (rank correlation with the errors "
                 f"{number(found['rank_correlation'])}): do not select frames by them."
             )
+
+
+def _comparison(compared: Sequence[Compared]) -> Iterator[str]:
+    for other in compared[1:]:
+        for name, change, own, unit in (
+            ("energies", other.energy_change, compared[0].errors.energy_per_atom, "meV/atom"),
+            ("forces", other.forces_change, compared[0].errors.forces, "meV/Å"),
+        ):
+            if change is not None and own is not None:
+                mean, error = change
+                clear = abs(mean) > 2.0 * error
+                size = f"{number(abs(mean) if clear else mean)} ± {number(error)} {unit} on average"
+                how = f"{'worse' if mean > 0 else 'better'} by {size}" if clear else f"not clearly different ({size})"
+                yield f"{other.name}, on the same frames: {name} {how}."
 
 
 def _concentrated(part: float, population: float, factor: float = CONCENTRATED) -> bool:

@@ -17,6 +17,7 @@ from tdn.cp.tables import FactorTable
 from tdn.evaluation.breakdown import Breakdown, break_down
 from tdn.evaluation.dynamics import Relaxation, Trajectory
 from tdn.evaluation.evaluate import Evaluation
+from tdn.evaluation.metrics import ErrorTable
 from tdn.evaluation.uncertainty import Calibrated
 
 Rows = tuple[tuple[str, str], ...]
@@ -66,6 +67,39 @@ class LearningCurves:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """One model of a comparison, on the frames of the report.
+
+    Attributes:
+        name: Short name; the first model of a comparison is the report's own.
+        errors: On the frames.
+        parameters: Trained numbers.
+        training_s: Duration of its training, s; None if unknown.
+        us_per_atom: Energy and forces on this machine, µs an atom.
+        energy_change: Mean over frames of its error of the energy per atom minus the own model's, and standard error of
+            that mean, meV/atom; None for the own model.
+        forces_change: The same of the RMSE of a frame's force components, meV/Å.
+        curves: Learning curves, if they are of the same validation frames.
+        notes: What to keep in mind, in sentences.
+    """
+
+    name: str
+    errors: ErrorTable
+    parameters: int
+    training_s: float | None
+    us_per_atom: float
+    energy_change: tuple[float, float] | None = None
+    forces_change: tuple[float, float] | None = None
+    curves: LearningCurves | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON types; differences as mean and standard error."""
+        names = ("name", "parameters", "training_s", "us_per_atom", "energy_change", "forces_change", "notes")
+        return {**{name: getattr(self, name) for name in names}, "errors": self.errors.to_dict()}
+
+
+@dataclass(frozen=True)
 class Report:
     """Content of one page.
 
@@ -80,6 +114,7 @@ class Report:
         group_by: Keys of the frames by which errors are grouped, beside `config_type`.
         num_worst: Frames that are drawn, the worst by energy and by forces.
         calibration: Predicted uncertainties beside errors.
+        comparison: This model and others on the same frames.
         curves: Learning curves.
         relaxations: Relaxations; the first one stands out.
         relaxation_reference: Where the reference geometries come from, such as a level of theory.
@@ -101,6 +136,7 @@ class Report:
     group_by: tuple[str, ...] = ()
     num_worst: int = 6
     calibration: tuple[Calibrated, ...] = ()
+    comparison: tuple[Compared, ...] = ()
     curves: LearningCurves | None = None
     relaxations: tuple[Relaxation, ...] = ()
     relaxation_reference: str = ""
@@ -169,3 +205,13 @@ def number(value: float, digits: int = 3) -> str:
 def percent(fraction: float) -> str:
     """A fraction for people, in whole per cent unless it is below one."""
     return f"{100 * fraction:.0f}\u202f%" if fraction >= 0.01 or not fraction else f"{100 * fraction:.1g}\u202f%"
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `4 min 10 s` or `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{number(seconds)} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -18,9 +18,9 @@ from tdn.datasets import organics_path
 from tdn.evaluation import Evaluation, evaluate, write_predictions
 from tdn.evaluation.dynamics import Relaxation, Trajectory, relax, run_nve
 from tdn.files import atomic_write
-from tdn.report.content import Report, Rows, number
+from tdn.report.content import Report, Rows, duration, number
 from tdn.report.render import write_report
-from tdn.report.training import duration, training_report
+from tdn.report.training import training_report
 from tdn.structure import Structure
 from tdn.training import RunConfig, train
 from tdn.training.logs import Reporter

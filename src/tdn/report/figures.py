@@ -26,11 +26,17 @@ from tdn.files import atomic_write
 from tdn.units import MEV_PER_EV
 
 # Colours that stand for a CSS variable of the template; the hexadecimal values are what a PNG gets.
-INK, MUTED, GRID, ACCENT, WARM = "#1a1c20", "#686f7a", "#dcdfe4", "#2f6fb8", "#c8641b"
-THEME = {INK: "--ink", MUTED: "--muted", GRID: "--line", ACCENT: "--accent", WARM: "--warm"}
+INK, MUTED, GRID, ACCENT, WARM, GOOD, BAD = "#1a1c20", "#686f7a", "#dcdfe4", "#2f6fb8", "#c8641b", "#2b7c50", "#bb3b33"
+THEME = {
+    **{INK: "--ink", MUTED: "--muted", GRID: "--line", ACCENT: "--accent", WARM: "--warm"},
+    **{GOOD: "--good", BAD: "--bad"},
+}
 # Points are pictures and cannot follow the theme: this blue reads on white and on black.
 POINTS = "#4a8fd6"
 MAX_POINTS = 20000
+
+Others = tuple[str, NDArray[np.float64], NDArray[np.float64]]
+"""A curve to compare with: name, training times and values."""
 
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -124,9 +130,17 @@ def force_error_histogram(evaluation: Evaluation) -> Figure:
 
 
 def learning_curve(
-    x: NDArray[np.float64], valid: NDArray[np.float64], train: NDArray[np.float64] | None, xlabel: str, ylabel: str
+    x: NDArray[np.float64],
+    valid: NDArray[np.float64],
+    train: NDArray[np.float64] | None,
+    xlabel: str,
+    ylabel: str,
+    others: Sequence[Others] = (),
 ) -> Figure:
-    """An error over training time on validation frames and, thinner, on training batches; last values written out."""
+    """An error over training time on validation frames and, thinner, on training batches; last values written out.
+
+    `others` are validation errors of other runs: name, times and values.
+    """
     figure, axes = new_figure()
     shown = [np.zeros(0)]
     for y, color, width in ((train, MUTED, 1.0), (valid, ACCENT, 1.8)):
@@ -141,6 +155,13 @@ def learning_curve(
             color=color, fontweight="bold",
         )  # fmt: skip
         shown.append(y[known])
+    for k, (name, times, y) in enumerate(others):
+        known = np.isfinite(y)
+        style = {"color": (WARM, GOOD, BAD)[k % 3], "linestyle": "-" if k < 3 else (0, (4, 2))}
+        axes.plot(times[known], y[known], linewidth=1.3, label=name, **style)
+        shown.append(y[known])
+    if others:
+        axes.legend(fontsize=8.5, frameon=False)
     values = np.concatenate(shown)
     if len(values) and values.min() > 0 and values.max() > 4 * values.min():
         axes.set_yscale("log")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from tdn.files import atomic_write
 from tdn.report import figures
 from tdn.report.advice import advise
-from tdn.report.content import LearningCurves, Report, number, percent
+from tdn.report.content import Compared, LearningCurves, Report, duration, number, percent
 from tdn.report.structures import element_colours, worst_frames
 from tdn.version import __version__
 
@@ -27,6 +27,7 @@ def render_report(report: Report) -> str:
     )  # fmt: skip
     environment.filters["number"] = number
     environment.filters["percent"] = percent
+    environment.filters["duration"] = duration
     return environment.get_template("report.html").render(
         report=report,
         figures=draw(report),
@@ -67,7 +68,7 @@ def draw(report: Report) -> dict[str, Markup]:
         drawings["nve_energy"] = partial(figures.nve_energy, trajectory)
         drawings["nve_temperature"] = partial(figures.nve_temperature, trajectory)
     if report.curves is not None:
-        drawings.update(_curves(report.curves))
+        drawings.update(_curves(report.curves, report.comparison[1:]))
     return {name: Markup(figures.to_svg(make(), name.replace("_", "-"))) for name, make in drawings.items()}
 
 
@@ -80,12 +81,14 @@ CURVES = {
 }
 
 
-def _curves(curves: LearningCurves) -> dict[str, Callable[[], Figure]]:
+def _curves(curves: LearningCurves, compared: Sequence[Compared]) -> dict[str, Callable[[], Figure]]:
     short = curves.minutes.max(initial=0.0) < 2.0
     x, xlabel = (curves.minutes * 60.0, "training time (s)") if short else (curves.minutes, "training time (min)")
     drawings: dict[str, Callable[[], Figure]] = {}
+    runs = [(c.name, (60.0 if short else 1.0) * c.curves.minutes, c.curves.columns) for c in compared if c.curves]
     for name, (valid, train, label) in CURVES.items():
         y = curves.columns.get(valid)
         if y is not None and np.isfinite(y).sum() > 1:
-            drawings[name] = partial(figures.learning_curve, x, y, curves.columns.get(train), xlabel, label)
+            others = [(run, times, columns[valid]) for run, times, columns in runs if valid in columns]
+            drawings[name] = partial(figures.learning_curve, x, y, curves.columns.get(train), xlabel, label, others)
     return drawings

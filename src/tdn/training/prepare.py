@@ -82,7 +82,7 @@ def prepare(config: RunConfig, say: Callable[[str], None], warn: Callable[[str],
     Raises:
         DataError: If the data cannot be used.
     """
-    frames = _read_parts(config, say)
+    frames = read_parts(config, say)
     start = None
     if config.start is not None and config.start.replay is not None:
         old = _read(config.data, config.start.replay, config)
@@ -167,7 +167,7 @@ def binding_shifts(frames: FrameSet, references: ReferenceEnergies) -> Mapping[i
     return fit_reference_energies(above).energies
 
 
-def _read_parts(config: RunConfig, say: Callable[[str], None]) -> dict[str, FrameSet]:
+def read_parts(config: RunConfig, say: Callable[[str], None]) -> dict[str, FrameSet]:
     """The three parts, from files of their own or held out from the training files."""
     data = config.data
     parts = {"train": _read(data, data.train, config)}
