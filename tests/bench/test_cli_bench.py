@@ -85,6 +85,8 @@ def test_users_model_is_timed_without_naming_the_command(files: tuple[Path, Path
     assert result["atoms"] == 9
     assert result["ns_per_day_1fs"] == pytest.approx(86.4 / result["ms_per_step"], rel=1e-2)
     assert result["kib_per_atom"] >= 0
+    assert 0 < result["neighbor_list_percent"] < 100
+    assert 1 <= result["steps_per_list"] < 100
     assert "largest system" in output
 
 

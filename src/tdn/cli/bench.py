@@ -258,6 +258,11 @@ def run(
     rows = (
         ("an MD step through ASE", f"{found['ms_per_step']:.4g} ms", f"{found['us_per_atom']:.3g} µs an atom"),
         ("energy and forces alone", f"{found['times']['energy_forces']['median_ms']:.4g} ms", found["mode"]),
+        (
+            "neighbour list in it",
+            f"{found['neighbor_list_ms']:.3g} ms, {found['neighbor_list_percent']} %",
+            f"skin {found['skin']} Å, new every {found['steps_per_list']} steps",
+        ),
         ("simulation at 1 fs", f"{found['ns_per_day_1fs']:.4g} ns/day", ""),
         ("peak memory", f"{found['peak_mib']:.4g} MiB", "above the idle process"),
         ("memory an atom", f"{found['kib_per_atom']:.4g} KiB", f"from {found['large_atoms']} atoms"),

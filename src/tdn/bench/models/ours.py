@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tdn.bench.models.common import atoms_of, contender, mean_neighbors, species_of
 from tdn.bench.worker import Contender, Task
+from tdn.calculator import TDNCalculator, VerletList
 from tdn.graph import AtomGraph, collate
 from tdn.models.potential import Potential
 from tdn.models.tdn import TDNConfig
@@ -46,12 +47,12 @@ def build(task: Task, compiled: bool = True) -> Contender:
 
 
 def saved(task: Task, path: str, compiled: bool = True) -> Contender:
-    """A model file on the user's structure: `energy_forces`, an MD `step` through ASE, and `large`, many copies.
+    """A model file on the user's structure.
 
-    A step moves every atom by 0.01 Å in a random direction, so that the neighbour list is rebuilt as often as in a
-    simulation of a few hundred kelvin with steps of about 1 fs.
+    Passes are `energy_forces`; an MD `step` through ASE, in which every atom moves by 0.01 Å in a random direction;
+    of the neighbour list of such a step `list`, building it, and `reuse`, choosing the edges from one still valid; and
+    `large`, many copies.
     """
-    from tdn.calculator import TDNCalculator
     from tdn.modelfile import load_model
 
     potential = load_model(path, torch.device(task.device), getattr(torch, task.dtype, None)).eval()
@@ -61,10 +62,11 @@ def saved(task: Task, path: str, compiled: bool = True) -> Contender:
     single = AtomGraph.from_structure(structure, potential.r_max)
     copies = max(2, -(-task.settings["large_atoms"] // len(structure)))
     graph, large = (g.to(potential.device) for g in (single, collate([single] * copies)))
-    atoms.calc = TDNCalculator(potential, device=task.device, compile=compiled)
+    atoms.calc = calculator = TDNCalculator(potential, device=task.device, compile=compiled)
     if compiled:
         potential.compile()
     random = np.random.default_rng(0)
+    lists = VerletList(potential.r_max, calculator.neighbors.skin)
 
     def step() -> Tensor:
         moves = random.normal(size=(len(atoms), 3))
@@ -75,9 +77,28 @@ def saved(task: Task, path: str, compiled: bool = True) -> Contender:
         prediction = potential(graph)
         return prediction.energy, prediction.forces
 
-    passes = {"energy_forces": lambda: predict(graph), "step": step, "large": lambda: predict(large)}
+    passes = {
+        "energy_forces": lambda: predict(graph), "step": step, "large": lambda: predict(large),
+        "list": lambda: AtomGraph.from_structure(structure, lists.r_max + lists.skin).positions,
+        "reuse": lambda: lists.graph(structure).positions,
+    }  # fmt: skip
     facts = {
         "atoms": len(structure), "edges": single.num_edges, "large_atoms": large.num_atoms,
         "dtype": str(potential.dtype).removeprefix("torch."), "device": str(potential.device),
+        "skin": lists.skin, "steps_per_list": steps_per_list(structure.numbers, lists.skin),
     }  # fmt: skip
     return Contender({name: passes[name] for name in task.passes}, "compiled" if compiled else "eager", facts)
+
+
+def steps_per_list(numbers: np.ndarray, skin: float, temperature: float = 300.0) -> int:
+    """Steps of 1 fs until the fastest atom has moved by `skin / 2` Å, if all fly straight with thermal speeds.
+
+    Real ones turn back, so that a list lives longer.
+    """
+    from ase import Atoms, units
+    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+
+    atoms = Atoms(numbers=numbers, positions=np.zeros((len(numbers), 3)))
+    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=np.random.default_rng(0))
+    fastest = np.linalg.norm(atoms.get_velocities(), axis=1).max() * units.fs
+    return max(1, int(skin / 2 / max(fastest, 1e-9)))
