@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tdn.nn.kernels import EdgeIndex, PlainOperators, convolve, reference
+from tdn.nn.kernels import EdgeIndex, PlainOperators, convolution, convolve, reference
 from tdn.nn.kernels.convolution import aggregate, edge_gradients, table_gradient
 from tdn.nn.kernels.graph import group_by
 
@@ -125,6 +126,25 @@ def test_every_size_agrees_with_the_reference(
     for a, b in zip(results, expected, strict=True):
         assert a.is_contiguous()
         torch.testing.assert_close(a, b, rtol=0, atol=rounding * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("kernels", [convolution, reference], ids=["compiled", "plain"])
+def test_indices_beyond_32_bits_reach_their_elements(huge_and_small: tuple[Any, Any], kernels: Any) -> None:
+    results = []
+    for problem in huge_and_small:
+        tensors, edges = problem.tensors, problem.edges
+        assert (tensors["x"].numel() > 2**31) == (problem is huge_and_small[0])
+        few_nodes = {**tensors, "x": huge_and_small[1].tensors["x"], "edges": huge_and_small[1].edges}
+        few_rows = {**tensors, "knot": huge_and_small[1].tensors["knot"]}
+        few_nodes.pop("g")  # the convolution itself writes as many nodes as it reads: here only its table is huge
+        few_rows.pop("table")
+        results.append([
+            kernels.aggregate(**few_nodes), *kernels.edge_gradients(**tensors, edges=edges),
+            kernels.table_gradient(**few_rows, edges=edges, rows=problem.rows),
+        ])  # fmt: skip
+    for huge, small in zip(*results, strict=True):
+        assert small.abs().max() > 0
+        torch.testing.assert_close(huge, small, rtol=1e-6, atol=1e-5)
 
 
 def test_layout_of_the_input_changes_nothing() -> None:

@@ -2,7 +2,9 @@
 
 No program adds to what another one writes: sums over edges run within a program in the order of the graph's index, so
 results are the same in every run. Everything is accumulated in `ACC`, float32 for storage of 16 or 32 bits. Tiles are
-`[BR, BU]`, ranks by channels; what reaches beyond the arrays is masked.
+`[BR, BU]`, ranks by channels; what reaches beyond the arrays is masked. Numbers of nodes, edges and rows are loaded
+from int64 arrays or made 64 bits wide, and so is every offset that grows with them: arrays may have more than 2³¹
+elements.
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportArgumentType=false
