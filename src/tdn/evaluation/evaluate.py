@@ -115,6 +115,8 @@ def evaluate(
     potential.check_elements(np.unique(np.concatenate([s.numbers for s in structures])).tolist())
     start = time.perf_counter()
     dataset = GraphDataset(structures, potential.r_max, origins, max_neighbors=potential.config.nearest_neighbors)
+    # A process's first call loads kernels, which says nothing about the model.
+    potential(dataset.batch([0])[0].to(potential.device))
     middle = time.perf_counter()
     predictions = predict(potential, dataset, max_edges, progress)
     seconds = time.perf_counter() - middle

@@ -12,13 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tdn.errors import ConfigError, DataError
-from tdn.evaluation.breakdown import Breakdown, break_down
-from tdn.evaluation.evaluate import Evaluation, evaluate
+from tdn.evaluation.breakdown import break_down
+from tdn.evaluation.evaluate import evaluate
 from tdn.evaluation.tables import tabulate
+from tdn.evaluation.uncertainty import evenly
 from tdn.modelfile import load_model, read_header
+from tdn.models.potential import Potential
 from tdn.report.content import Compared, LearningCurves, Report
 from tdn.report.model import num_parameters
+from tdn.structure import Structure
 from tdn.units import MEV_PER_EV
+
+TIMED_FRAMES = 64
 
 
 def compare(report: Report, run: Path, others: Sequence[str | os.PathLike[str]]) -> tuple[Compared, ...]:
@@ -36,17 +41,37 @@ def compare(report: Report, run: Path, others: Sequence[str | os.PathLike[str]])
     if report.evaluation is None or report.breakdown is None:
         raise ConfigError("Models are compared on frames: name labelled ones with --data.")
     paths = [model_path(path) for path in (run, *others)]
-    names = unique_names(paths)
-    own = read_header(paths[0])["metadata"]
-    found = [_row(names[0], paths[0], report.evaluation)]
-    for name, path in zip(names[1:], paths[1:], strict=True):
-        metadata, potential = read_header(path)["metadata"], load_model(path)
+    names, headers = unique_names(paths), [read_header(path)["metadata"] for path in paths]
+    potentials = [load_model(path, report.evaluation.timing.device) for path in paths]
+    evaluations = [report.evaluation]
+    for name, potential in zip(names[1:], potentials[1:], strict=True):
         try:
-            evaluation = evaluate(potential, report.evaluation.structures)
+            evaluations.append(evaluate(potential, report.evaluation.structures))
         except DataError as error:
             raise DataError(f"{name} cannot be compared on these frames. {error}") from error
-        found.append(_row(name, path, evaluation, (report.breakdown, break_down(evaluation)), (own, metadata)))
-    return tuple(found)
+    breakdowns = [report.breakdown, *(break_down(evaluation) for evaluation in evaluations[1:])]
+    speeds = measure_speeds(potentials, report.evaluation.structures)
+    return tuple(
+        Compared(
+            name=names[k],
+            errors=tabulate(evaluation.structures, evaluation.predictions),
+            parameters=num_parameters(potentials[k]),
+            training_s=_training_time(paths[k]),
+            us_per_atom=speeds[k],
+            energy_change=difference(breakdowns[0].energy_error, breakdowns[k].energy_error) if k else None,
+            forces_change=difference(breakdowns[0].force_rmse, breakdowns[k].force_rmse) if k else None,
+            curves=_curves(paths[k]) if k and _same_validation(headers[0], headers[k]) else None,
+            notes=_notes(headers[0], headers[k]) if k else (),
+        )
+        for k, evaluation in enumerate(evaluations)
+    )
+
+
+def measure_speeds(potentials: Sequence[Potential], structures: Sequence[Structure]) -> list[float]:
+    """Energy and forces of at most 64 frames in µs an atom, the best of three rounds in which the models take turns."""
+    some = evenly(structures, TIMED_FRAMES)
+    rounds = [[evaluate(potential, some).timing.us_per_atom for potential in potentials] for _ in range(3)]
+    return [min(times) for times in zip(*rounds, strict=True)]
 
 
 def model_path(path: str | os.PathLike[str]) -> Path:
@@ -76,28 +101,14 @@ def difference(own: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[fl
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-def _row(
-    name: str,
-    path: Path,
-    evaluation: Evaluation,
-    breakdowns: tuple[Breakdown, Breakdown] | None = None,
-    metadata: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None,
-) -> Compared:
-    summary, metrics = path.with_name("summary.json"), path.with_name("metrics.csv")
-    seconds = json.loads(summary.read_text(encoding="utf-8"))["elapsed_s"] if summary.is_file() else None
-    alike = metadata is None or _same_validation(*metadata)
-    own, other = breakdowns or (None, None)
-    return Compared(
-        name=name,
-        errors=tabulate(evaluation.structures, evaluation.predictions),
-        parameters=num_parameters(load_model(path)),
-        training_s=seconds,
-        us_per_atom=evaluation.timing.us_per_atom,
-        energy_change=difference(own.energy_error, other.energy_error) if own and other else None,
-        forces_change=difference(own.force_rmse, other.force_rmse) if own and other else None,
-        curves=LearningCurves.read(metrics) if metadata is not None and alike and metrics.is_file() else None,
-        notes=_notes(*metadata) if metadata is not None else (),
-    )
+def _training_time(model: Path) -> float | None:
+    summary = model.with_name("summary.json")
+    return json.loads(summary.read_text(encoding="utf-8"))["elapsed_s"] if summary.is_file() else None
+
+
+def _curves(model: Path) -> LearningCurves | None:
+    metrics = model.with_name("metrics.csv")
+    return LearningCurves.read(metrics) if metrics.is_file() else None
 
 
 def _same_validation(own: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

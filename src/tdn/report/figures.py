@@ -161,7 +161,7 @@ def learning_curve(
         axes.plot(times[known], y[known], linewidth=1.3, label=name, **style)
         shown.append(y[known])
     if others:
-        axes.legend(fontsize=8.5, frameon=False)
+        axes.legend(fontsize=8.5, frameon=False, labelcolor="linecolor")
     values = np.concatenate(shown)
     if len(values) and values.min() > 0 and values.max() > 4 * values.min():
         axes.set_yscale("log")

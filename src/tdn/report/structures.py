@@ -130,7 +130,8 @@ def _visible(structure: Structure, errors: Array | None) -> tuple[NDArray[np.int
 
     sizes = np.zeros(len(structure)) if errors is None else np.linalg.norm(errors, axis=1)
     centre = int(sizes.argmax())
-    vectors, lengths = find_mic(structure.positions - structure.positions[centre], structure.cell, structure.pbc)
+    pbc: Any = structure.pbc
+    vectors, lengths = find_mic(structure.positions - structure.positions[centre], structure.cell, pbc)
     members = np.argsort(lengths)[:AROUND]
     return members, np.asarray(vectors)[members]
 
