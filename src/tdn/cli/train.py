@@ -107,7 +107,8 @@ def train(
 
         part = "test" if "test" in result.evaluations else "valid"
         structures = result.evaluations[part].structures
-        page = write_training_report(config.output, structures, {"test": "test", "valid": "validation"}[part])
+        title = {"test": "test", "valid": "validation"}[part]
+        page = write_training_report(config.output, structures, title, origins=result.origins[part])
         if not quiet:
             typer.echo(f"report: {page}", err=True)
     if json is not None:

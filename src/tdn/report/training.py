@@ -76,7 +76,11 @@ def training_report(
 
 
 def write_training_report(
-    run_folder: str | os.PathLike[str], structures: Sequence[Structure] = (), evaluated_on: str = "test"
+    run_folder: str | os.PathLike[str],
+    structures: Sequence[Structure] = (),
+    evaluated_on: str = "test",
+    *,
+    origins: Sequence[str] | None = None,
 ) -> Path:
     """Write `report.html` into the folder of a finished run and return its path; arguments as `training_report`.
 
@@ -84,7 +88,7 @@ def write_training_report(
     none, the validation frames.
     """
     path = Path(run_folder) / REPORT
-    write_report(path, training_report(run_folder, structures, evaluated_on))
+    write_report(path, training_report(run_folder, structures, evaluated_on, origins=origins))
     return path
 
 

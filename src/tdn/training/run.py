@@ -6,8 +6,8 @@ import datetime
 import os
 import platform
 import signal
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class TrainingResult:
         elapsed: Seconds of training.
         evaluations: Of the best model on the `valid` and `test` frames, as far as there are any; empty if interrupted.
         signal: What interrupted the run; None if it is complete.
+        origins: Name of each frame of `evaluations`, by part.
     """
 
     model_path: Path
@@ -51,6 +52,7 @@ class TrainingResult:
     elapsed: float
     evaluations: Mapping[str, Evaluation]
     signal: int | None = None
+    origins: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def errors(self) -> dict[str, ErrorTable]:
@@ -150,7 +152,9 @@ def _finish(
         if name != "train":
             evaluations[name] = evaluate(state.averaged, part.structures, origins=part.origins)
             reporter.line(f"{name}: {_describe(evaluations[name].overall)}")
-    result = replace(result, evaluations=evaluations)
+    result = replace(
+        result, evaluations=evaluations, origins={name: problem.frames[name].origins for name in evaluations}
+    )
     save_averaged(result.model_path, state, problem, config, result.errors)
     write_json(
         Path(config.output) / SUMMARY,
