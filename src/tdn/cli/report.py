@@ -25,7 +25,9 @@ tdn report run --data liquid.extxyz --by temperature --output liquid.html"""
 
 @app.command(epilog=EPILOG)
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a training run, finished or not.")],
+    run: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Folder of a training run, finished or not.")
+    ],
     data: Annotated[
         list[str] | None,
         typer.Option("--data", help="Labelled frames; the run's test frames, else validation frames, if left out."),

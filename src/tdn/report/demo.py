@@ -144,7 +144,7 @@ def run_demo(folder: Path, settings: DemoSettings | None = None, progress: Repor
     with stage("physics checks"):
         checks = run_checks(potential, quick=True)
     result = DemoResult(folder / "report.html", run / "model.tdn", evaluation, relaxations, trajectory, checks, seconds)
-    write_report(result.report, demo_report(run, result, settings))
+    write_report(result.report, dataclasses.replace(demo_report(run, result, settings), origins=test.origins))
     return result
 
 
@@ -212,6 +212,7 @@ def demo_report(run: Path, result: DemoResult, settings: DemoSettings) -> Report
         title="From quantum chemistry to molecular dynamics",
         lead=f"{base.lead} Tested on {molecules} molecules of which it has seen none, labels at {LEVEL_OF_THEORY}.",
         evaluation=evaluation,
+        group_by=("molecule",),
         relaxations=result.relaxations,
         relaxation_reference=LEVEL_OF_THEORY,
         trajectory=trajectory,
