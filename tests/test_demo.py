@@ -34,7 +34,19 @@ def test_page_has_every_section_and_no_path(result, folder):
     page = result.report.read_text(encoding="utf-8")
     sections = re.findall(r'<section id="(\w+)">', page)
     assert sections == [
-        *("summary", "accuracy", "learning", "relaxation", "dynamics", "certificate", "checks", "timing", "provenance"),
+        *(
+            "summary",
+            "advice",
+            "accuracy",
+            "worst",
+            "learning",
+            "relaxation",
+            "dynamics",
+            "certificate",
+            "checks",
+            "timing",
+            "provenance",
+        ),
     ]
     assert str(folder) not in page
     assert str(organics_path("test").parent) not in page
