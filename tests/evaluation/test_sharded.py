@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import ase.io
@@ -17,12 +19,14 @@ import torch
 from typer.testing import CliRunner
 
 from tdn.cli.eval import app
+from tdn.cli.main import main
 from tdn.datasets import organics_path
 from tdn.errors import ConfigError
 from tdn.evaluation import sharded
 from tdn.modelfile import save_model
 from tdn.models.potential import Potential
 from tdn.models.tdn import TDNConfig
+from tdn.simulation.journal import Journal
 
 ELEMENTS = (1, 6, 7, 8, 9, 16, 17)
 
@@ -122,6 +126,51 @@ def test_killed_worker_loses_and_doubles_nothing(
     assert content["frames"] == 1600
     tdn_eval(model, frames, "--json", tmp_path / "once.json", "--quiet")
     assert content["forces"]["mae"] == pytest.approx(json.loads((tmp_path / "once.json").read_text())["forces"]["mae"])
+
+
+@pytest.mark.parametrize("trouble", ["ctrl-c", "full disk"])
+def test_interrupted_shard_keeps_what_is_noted_and_continues(
+    model: Path,
+    frames: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    trouble: str,
+) -> None:
+    args = ["tdn", "eval", str(model), str(frames), "--output", str(tmp_path / "out"), "--quiet", "--shard", "1/2"]
+    journal = tmp_path / "out.journal" / "1-of-2.jsonl"
+    monkeypatch.setattr(sharded, "CHUNK", 4)
+    monkeypatch.setattr(sys, "argv", args)
+    honest, pieces = Journal.extend, []
+
+    def extend(self: Journal, records: Iterable[Mapping]) -> None:
+        pieces.append(journal.stat().st_size)
+        if len(pieces) < 3:
+            return honest(self, records)
+        if trouble == "ctrl-c":
+            raise KeyboardInterrupt
+        limit, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (pieces[-1] + 700, most))  # in the middle of a line
+        try:
+            return honest(self, records)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "extend", extend)
+        with pytest.raises(SystemExit) as stop:
+            main()
+    error = capsys.readouterr().err
+    assert stop.value.code == (130 if trouble == "ctrl-c" else 2)
+    assert ("the same command continues" in error) == (trouble == "ctrl-c")
+    assert error.count("\n") == 1
+    whole = [json.loads(line)["index"] for line in journal.read_bytes().split(b"\n")[:-1]]
+    assert whole[:8] == list(range(0, 16, 2))
+    asked: list[int] = []
+    record = sharded._record
+    monkeypatch.setattr(sharded, "_record", lambda index, *rest: asked.append(index) or record(index, *rest))
+    tdn_eval(*args[2:])
+    assert sorted(whole + asked) == list(range(0, 40, 2))
 
 
 def test_wrong_use_is_refused(model: Path, frames: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,7 @@ from tdn.cli.common import (
     set_threads,
     write_json_option,
 )
+from tdn.cli.longrun import DaskOption, counting_bar, interruptible, open_cluster
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,7 +49,9 @@ tdn eval model.tdn 'frames-*.extxyz' --energy-key dft_energy --forces-key dft_fo
 
 tdn eval model.tdn val_id/ --metrics s2ef
 
-tdn eval model.tdn million/ --output evaluation --shard 3/8    # one of eight workers, then --resume"""
+tdn eval model.tdn million/ --output evaluation --shard 3/8    # one of eight workers, then --resume
+
+tdn eval model.tdn million/ --output evaluation --dask scheduler.json"""
 
 UNITS = {"energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
 
@@ -79,6 +83,7 @@ def evaluate_files(
     shard: Annotated[
         str, typer.Option("--shard", help="Predict part i/n only, as one of n workers; --resume without it collects.")
     ] = "",
+    dask: DaskOption = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep what is predicted in OUTPUT.journal, and continue from there.")
     ] = False,
@@ -104,16 +109,24 @@ def evaluate_files(
 
     set_threads(threads)
     torch.manual_seed(seed)
-    potential = load_model(model, choose_device(device), choose_dtype(dtype))
+    potential = load_model(model, choose_device(device if dask is None else "cpu"), choose_dtype(dtype))
     keys = LabelKeys(energy_key, forces_key, stress_key)
     frames = read_frames(data, keys, required=(), allow_partial=True)
     if not quiet and str(json) != "-":
         typer.echo(f"{frames.source}: {frames.report}", err=True)
     for key in by or ():
         check_key(frames.sample().structures, key)
-    job = EvaluationJob.open(potential, frames, model, output, shard, resume) if shard or resume else None
+    kept = shard or resume or dask is not None
+    job = EvaluationJob.open(potential, frames, model, output, shard, resume or dask is not None) if kept else None
     if job is not None:
-        job.run()
+        workers = open_cluster(dask, model, device, dtype, threads) if dask is not None else nullcontext()
+        advice = f"the same command {'' if shard else 'with --resume '}continues {output}"
+        with (
+            interruptible(advice),
+            workers as cluster,
+            counting_bar("predicting", len(frames), quiet) as show,
+        ):
+            job.run(cluster, lambda finished: show(finished, ""))
     if job is not None and shard:
         done = f"shard done; {job.finished} of {len(frames)} frames are predicted. When all are, the same command"
         typer.echo(f"{done} with --resume instead of --shard writes the output.", err=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json as json_module
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +20,7 @@ from tdn.cli.common import (
     set_threads,
     write_json_option,
 )
+from tdn.cli.longrun import DaskOption, counting_bar, interruptible, open_cluster
 
 if TYPE_CHECKING:
     from tdn.simulation.relaxation import Relaxed
@@ -34,7 +34,9 @@ tdn relax model.tdn start.extxyz -o relaxed.extxyz
 
 tdn relax model.tdn 'crystals/*.cif' -o relaxed.extxyz --cell --fmax 0.01 --dtype float64
 
-tdn relax model.tdn many.extxyz -o relaxed.extxyz --shard 3/8    # one of eight workers, then --resume"""
+tdn relax model.tdn many.extxyz -o relaxed.extxyz --shard 3/8    # one of eight workers, then --resume
+
+tdn relax model.tdn many.extxyz -o relaxed.extxyz --dask scheduler.json"""
 
 
 @app.command(epilog=EPILOG)
@@ -64,6 +66,7 @@ def relax(
     shard: Annotated[
         str, typer.Option("--shard", help="Do part i/n only, as one of n workers; --resume without it collects.")
     ] = "",
+    dask: DaskOption = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue what was interrupted; finished structures are kept.")
     ] = False,
@@ -81,6 +84,7 @@ def relax(
     """
     from tdn.data.formats import expand_paths, fingerprint, read_atoms
     from tdn.devices import choose_device
+    from tdn.errors import ConfigError
     from tdn.modelfile import load_model
     from tdn.simulation.journal import Shard
     from tdn.simulation.relaxation import RelaxSettings
@@ -98,8 +102,10 @@ def relax(
         dispersion=dispersion,
     )
     part = Shard.parse(shard) if shard else None
+    if part is not None and dask is not None:
+        raise ConfigError("Choose one of --shard and --dask: both are ways to share the work.")
     open_output(output, overwrite, resume or part is not None)
-    potential = load_model(model, choose_device(device), choose_dtype(dtype))
+    potential = load_model(model, choose_device(device if dask is None else "cpu"), choose_dtype(dtype))
     files = expand_paths(structures)
     inputs = {"model": fingerprint([model]), "data": fingerprint(files), "dtype": str(potential.dtype)}
     job = RelaxJob([atoms for file in files for atoms in read_atoms(file)], settings, output, inputs, trajectory)
@@ -108,11 +114,23 @@ def relax(
     elif resume and (code := finished_code(job)) is not None:
         typer.echo(f"{output} is complete already.", err=True)
         raise typer.Exit(code)
-    if compile:
+    if compile and dask is None:
         potential.compile()
-    with progress_bar(len(job.structures), quiet) as advance, interruptible(output):
+    failed = 0
+
+    def advance(finished: int, results: Sequence[Relaxed]) -> None:
+        nonlocal failed
+        failed += sum(result.status == "failed" for result in results)
+        show(finished, f"{failed} failed" if failed else "")
+
+    workers = open_cluster(dask, model, device, dtype, threads, compile) if dask is not None else nullcontext(potential)
+    with (
+        interruptible(f"the same command with --resume continues {output}"),
+        workers as engine,
+        counting_bar("relaxing", len(job.structures), quiet) as show,
+    ):
         summary = run_job(
-            job, potential, shard=part, resume=resume or part is not None, max_edges=max_edges or None, progress=advance
+            job, engine, shard=part, resume=resume or part is not None, max_edges=max_edges or None, progress=advance
         )
     write_json_option(json, {"total": summary.total, "finished": summary.finished, "counts": summary.counts})
     report(summary, job, quiet)
@@ -144,46 +162,3 @@ def finished_code(job: RelaxJob) -> int | None:
         return None
     done = json_module.loads(job.report.read_text(encoding="utf-8"))
     return int(done["counts"]["failed"] > 0) if done["job"] == job.description else None
-
-
-@contextmanager
-def progress_bar(total: int, quiet: bool) -> Iterator[Any]:
-    """A bar on standard error that advances with every result; nothing where there is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("relaxing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task("relaxing", total=total, note="")
-        failed = 0
-
-        def advance(result: Relaxed) -> None:
-            nonlocal failed
-            failed += result.status == "failed"
-            bar.update(task, advance=1, note=f"{failed} failed" if failed else "")
-
-        yield advance
-
-
-@contextmanager
-def interruptible(output: Path) -> Iterator[None]:
-    """Ctrl-C and a scheduler's SIGTERM end the run with a word on how to continue, exit code 130."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo(f"interrupted; the same command with --resume continues {output}", err=True)
-        raise typer.Exit(130) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)

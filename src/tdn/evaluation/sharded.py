@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +27,7 @@ from tdn.evaluation.evaluate import (
 )
 from tdn.evaluation.running import RunningTable
 from tdn.models.potential import Potential
+from tdn.simulation.cluster import Cluster
 from tdn.simulation.journal import Journal, Shard
 from tdn.structure import Structure
 
@@ -66,9 +69,9 @@ class EvaluationJob:
             ConfigError: Without an output, with both a shard and `resume`, or for the journal of another job.
         """
         if output is None:
-            raise ConfigError("--shard and --resume need --output: predictions are kept in OUTPUT.journal.")
+            raise ConfigError("--shard, --resume and --dask need --output: predictions are kept in OUTPUT.journal.")
         if shard and resume:
-            raise ConfigError("Choose one of --shard and --resume: a shard always continues, --resume collects.")
+            raise ConfigError("Choose one of --shard and --resume or --dask: a shard always continues, they collect.")
         part = Shard.parse(shard) if shard else Shard()
         job = {
             "frames": len(frames),
@@ -85,21 +88,27 @@ class EvaluationJob:
         """How many frames are predicted, by all workers."""
         return len(self.journal)
 
-    def run(self) -> None:
+    def run(self, cluster: Cluster | None = None, progress: Callable[[int], None] | None = None) -> None:
         """Predict what is this worker's and not done yet.
+
+        Args:
+            cluster: Workers that do it; by default this process does.
+            progress: Called with the number of finished frames.
 
         Raises:
             DataError: If a frame has an element that the potential does not know, or atoms overlap.
         """
-        todo = (k for k in range(len(self.frames)) if k in self.part and k not in self.journal)
-        for indices in iter(lambda: list(itertools.islice(todo, CHUNK)), []):
-            structures = [self.frames.structures[k] for k in indices]
-            self.potential.check_elements(np.unique(np.concatenate([s.numbers for s in structures])).tolist())
-            dataset = GraphDataset(structures, self.potential.r_max, [self.frames.origins[k] for k in indices])
-            start = time.perf_counter()
-            predictions = predict(self.potential, dataset)
-            seconds = (time.perf_counter() - start) / len(indices)
-            self.journal.extend(_record(k, p, seconds) for k, p in zip(indices, predictions, strict=True))
+        todo = [k for k in range(len(self.frames)) if k in self.part and k not in self.journal]
+        frames = ((k, self.frames.structures[k], self.frames.origins[k]) for k in todo)
+        if cluster is None:
+            chunks = iter(lambda: list(itertools.islice(frames, CHUNK)), [])
+            done = map(functools.partial(_predict_some, self.potential), chunks)
+        else:
+            done = cluster.map(_predict_some, cluster.pieces(frames, len(todo)))
+        for records in done:
+            self.journal.extend(records)
+            if progress is not None:
+                progress(self.finished)
 
     def collect(self, observe: Observer | None = None) -> Evaluation:
         """The evaluation of all frames, as `evaluate` gives it."""
@@ -123,6 +132,17 @@ class EvaluationJob:
     def close(self) -> None:
         """Forget the predictions, once the results are elsewhere."""
         self.journal.remove()
+
+
+def _predict_some(potential: Potential, frames: Sequence[tuple[int, Structure, str]]) -> list[dict[str, Any]]:
+    """Records of some frames, given with index and origin."""
+    indices, structures, origins = zip(*frames, strict=True)
+    potential.check_elements(np.unique(np.concatenate([s.numbers for s in structures])).tolist())
+    dataset = GraphDataset(structures, potential.r_max, origins)
+    start = time.perf_counter()
+    predictions = predict(potential, dataset)
+    seconds = (time.perf_counter() - start) / len(indices)
+    return [_record(k, p, seconds) for k, p in zip(indices, predictions, strict=True)]
 
 
 def _record(index: int, prediction: FramePrediction, seconds: float) -> dict[str, Any]:

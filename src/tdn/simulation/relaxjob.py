@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from tdn.errors import ConfigError, DataError
 from tdn.files import atomic_write, write_json
 from tdn.models.potential import Potential
+from tdn.simulation.cluster import Cluster
 from tdn.simulation.journal import JOB, Journal, Shard
 from tdn.simulation.relaxation import Relaxed, RelaxSettings, relax_each
 
@@ -90,22 +92,22 @@ class RelaxJob:
 
 def run_job(
     job: RelaxJob,
-    potential: Potential,
+    engine: Potential | Cluster,
     *,
     shard: Shard | None = None,
     resume: bool = False,
     max_edges: int | None = None,
-    progress: Callable[[Relaxed], None] | None = None,
+    progress: Callable[[int, Sequence[Relaxed]], None] | None = None,
 ) -> RelaxSummary:
     """Relax what is not finished yet; without a shard, then write the output.
 
     Args:
         job: What to do.
-        potential: The model.
+        engine: The model, or workers that have it.
         shard: Do this part only and write no output: the run without a shard, which resumes, collects.
         resume: Continue a journal of the same job.
         max_edges: Most edges in a batch; by default what fits the device.
-        progress: Called with every result.
+        progress: Called with the number of finished structures and those results that are new.
 
     Raises:
         ConfigError: If there is a journal and `resume` is false, or it is that of another job.
@@ -116,18 +118,36 @@ def run_job(
         raise DataError("There are no structures to relax: the files are empty.")
     part = shard or Shard()
     with job.journal(shard, resume) as journal:
-        todo = (item for item in enumerate(job.structures) if item[0] in part and item[0] not in journal)
-        for result in relax_each(potential, todo, job.settings, max_edges=max_edges):
+        todo = [index for index in range(len(job.structures)) if index in part and index not in journal]
+        for results in _relax(engine, job, todo, max_edges):
             if job.trajectories is not None:
-                _write_frames(job.trajectories / f"{result.index:06d}.extxyz", result.trajectory)
-            journal.add(_record(result))
+                for result in results:
+                    _write_frames(job.trajectories / f"{result.index:06d}.extxyz", result.trajectory)
+            journal.extend(_record(result) for result in results)
             if progress is not None:
-                progress(result)
+                progress(len(journal), results)
         if shard is not None:
             return RelaxSummary(len(job.structures), len(journal), {}, (), None)
         summary = _collect(job, journal)
         journal.remove()
     return summary
+
+
+def _relax(
+    engine: Potential | Cluster, job: RelaxJob, todo: Sequence[int], max_edges: int | None
+) -> Iterator[Sequence[Relaxed]]:
+    """Results of the structures `todo`, as they come."""
+    starts = ((index, job.structures[index]) for index in todo)
+    if isinstance(engine, Potential):
+        return ([result] for result in relax_each(engine, starts, job.settings, max_edges=max_edges))
+    relax_some = functools.partial(_relax_some, settings=job.settings, max_edges=max_edges)
+    return engine.map(relax_some, engine.pieces(starts, len(todo)))
+
+
+def _relax_some(
+    potential: Potential, starts: Sequence[tuple[int, Atoms]], settings: RelaxSettings, max_edges: int | None
+) -> list[Relaxed]:
+    return list(relax_each(potential, starts, settings, max_edges=max_edges))
 
 
 def _collect(job: RelaxJob, journal: Journal) -> RelaxSummary:
