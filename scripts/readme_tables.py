@@ -1,4 +1,4 @@
-"""Write the measured tables of README.md anew: ranks from the shipped factor tables, errors from benchmarks/results.
+"""Write the measured tables of README.md and docs/ anew, from the shipped factor tables and from benchmarks/results.
 
     python scripts/readme_tables.py
 
@@ -70,15 +70,28 @@ def _bench(name: str) -> dict[str, Any]:
 
 def speed() -> str:
     """Time of one convolution, and of it with the double backward of force training, beside that of other forms."""
-    result = json.loads((ROOT / "benchmarks" / "results" / "conv.json").read_text(encoding="utf-8"))
+    forms = ("exact_ke_compiled", "e3nn_compiled", "e3nn", "cuequivariance", "paper_cp")
+    rows = []
+    for row in _bench("conv")["rows"]:
+        if (row["channels"], row["neighbors"]) == (64, 20):
+            for name, title in (("forward", "forward"), ("training", "with double backward")):
+                found = row["passes"][name]
+                ratios = (found["ratios"].get(form) for form in forms)
+                cells = ("" if ratio is None else f"{ratio:.1f} ×" for ratio in ratios)
+                rows.append((row["lmax"], title, f"{short(found['ours_ms'])} ms", *cells))
+    titles = ("dense, compiled", "e3nn, compiled", "e3nn", "cuEquivariance", "paper's CP")
+    return markdown(("L", "pass", "ours", *titles), rows)
+
+
+def roofline() -> str:
+    """Shares of what one core can do."""
+    result = json.loads((ROOT / "benchmarks" / "results" / "roofline.json").read_text(encoding="utf-8"))
     rows = []
     for row in result["rows"]:
-        cells = [row["lmax"], row["rank"]]
-        for times in (row["forward"], row["forward_backward_double_backward"]):
-            cells.append(f"{times['ours']['median_ms']:.1f} ms")
-            cells += [f"{times[form]['ratio_to_ours']:.1f} ×" for form in ("exact_ke", "e3nn")]
-        rows.append(cells)
-    return markdown(("L", "R", "forward", "dense", "e3nn", "with double backward", "dense", "e3nn"), rows)
+        shares = (row["operators"][name] for name in ("aggregate", "edge_gradients", "table_gradient"))
+        cells = (f"{100 * found['share']:.0f} % of {found['bound']}" for found in shares)
+        rows.append((row["lmax"], row["channels"], row["neighbors"], *cells))
+    return markdown(("L", "channels", "neighbours", "`aggregate`", "`edge_gradients`", "`table_gradient`"), rows)
 
 
 def networks() -> str:
@@ -131,7 +144,7 @@ def symmetry() -> str:
 
 TABLES = {
     "ranks": ranks, "accuracy": accuracy, "speed": speed, "networks": networks, "startup": startup,
-    "symmetry": symmetry,
+    "symmetry": symmetry, "roofline": roofline,
 }  # fmt: skip
 
 
@@ -143,6 +156,11 @@ def updated(text: str) -> str:
     return text
 
 
+def pages() -> list[Path]:
+    """Pages with measured tables."""
+    return [ROOT / "README.md", ROOT / "docs" / "concepts" / "kernel.md"]
+
+
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(updated(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in pages():
+        page.write_text(updated(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -34,8 +34,8 @@ class TDNConfig(ModelConfig):
         r_max: Cutoff, Å.
         num_radial_basis: Bessel functions.
         radial_hidden: Widths of the hidden layers of the radial networks.
-        radial_knots: Intervals of the splines through values of the radial networks; null evaluates the networks at
-            every edge instead, which is slower.
+        radial_knots: Intervals of the splines whose coefficients are values of the radial networks; null evaluates the
+            networks at every edge instead, which is slower.
         avg_num_neighbors: Scale of the sums over neighbours; training sets it from its data.
         parity: `natural` keeps mirror symmetry, O(3); `all` adds the odd paths, SO(3) only.
         weight_per_degree: Radial weights for every filter degree, instead of one for all.
@@ -52,7 +52,7 @@ class TDNConfig(ModelConfig):
     r_max: float = Field(default=5.0, gt=0)
     num_radial_basis: int = Field(default=8, ge=1)
     radial_hidden: tuple[int, ...] = (64, 64)
-    radial_knots: int | None = Field(default=None, ge=8)
+    radial_knots: int | None = Field(default=64, ge=8)
     avg_num_neighbors: float = Field(default=16.0, gt=0)
     parity: Literal["natural", "all"] = "natural"
     weight_per_degree: bool = True
