@@ -181,6 +181,9 @@ def test_wrong_use_is_refused(model: Path, frames: Path, tmp_path: Path) -> None
         tdn_eval(model, frames, *output, "--shard", "1/2", "--resume")
     with pytest.raises(ConfigError, match="i/n"):
         tdn_eval(model, frames, *output, "--shard", "2")
+    with pytest.raises(ConfigError, match="--metrics must be one of"):
+        tdn_eval(model, frames, *output, "--resume", "--metrics", "s2fe")
+    assert list(tmp_path.iterdir()) == []  # nothing was predicted
     tdn_eval(model, frames, *output, "--shard", "1/2")
     with pytest.raises(ConfigError, match="another data"):
         tdn_eval(model, organics_path("test"), *output, "--shard", "2/2")

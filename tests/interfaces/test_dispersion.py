@@ -52,6 +52,8 @@ def test_energy_of_benzene_is_the_known_one() -> None:
 def test_what_dispersion_lacks_is_refused() -> None:
     with pytest.raises(ConfigError, match="no parameters for 'nonsense'"):
         TDNCalculator(make_potential(), dispersion="nonsense")
+    with pytest.raises(ConfigError, match="no parameters for 'nonsense'"):
+        RelaxSettings(dispersion="nonsense")
     calculator = TDNCalculator(make_potential(), dispersion="PBE")
     with pytest.raises(PropertyNotImplementedError, match="leave out dispersion"):
         calculator.get_potential_energies(molecule("CH4"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tdn.evaluation.uncertainty import Calibrated
     from tdn.models.potential import Potential
     from tdn.report import Report
+    from tdn.simulation.cluster import Cluster
     from tdn.structure import Structure
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -116,27 +117,20 @@ def evaluate_files(
         typer.echo(f"{frames.source}: {frames.report}", err=True)
     for key in by or ():
         check_key(frames.sample().structures, key)
+    _check_task(metrics)
     kept = shard or resume or dask is not None
     job = EvaluationJob.open(potential, frames, model, output, shard, resume or dask is not None) if kept else None
     if job is not None:
         workers = open_cluster(dask, model, device, dtype, threads) if dask is not None else nullcontext()
-        advice = f"the same command {'' if shard else 'with --resume '}continues {output}"
-        with (
-            interruptible(advice),
-            workers as cluster,
-            counting_bar("predicting", len(frames), quiet) as show,
-        ):
-            job.run(cluster, lambda finished: show(finished, ""))
+        _predict(job, workers, f"the same command {'' if shard else 'with --resume '}continues {output}", quiet)
     if job is not None and shard:
         done = f"shard done; {job.finished} of {len(frames)} frames are predicted. When all are, the same command"
         typer.echo(f"{done} with --resume instead of --shard writes the output.", err=True)
         return
     evaluation, found = _evaluate(potential, frames, metrics, relaxed, data, job)
     breakdown = break_down(evaluation, by or ())
-    print_errors(evaluation, quiet or str(json) == "-")
-    print_breakdown(breakdown, quiet or str(json) == "-")
     calibration = measure_calibration(potential, evaluation)
-    print_calibration(calibration, "\nUncertainties beside errors", quiet or str(json) == "-")
+    _print_all(evaluation, breakdown, calibration, quiet or str(json) == "-")
     if found is not None:
         print_table(
             f"\n{metrics}, as published", ["metric", "value"], [(n, f"{v:.6g}") for n, v in found.items()], quiet
@@ -157,6 +151,35 @@ def evaluate_files(
         job.close()
 
 
+def _check_task(task: str | None) -> None:
+    """Refuse a task of Open Catalyst that there is not, before anything is predicted.
+
+    Raises:
+        ConfigError: Naming those that there are.
+    """
+    from tdn.errors import ConfigError
+    from tdn.evaluation.catalysis import PRIMARY_METRICS
+
+    if task is not None and task not in PRIMARY_METRICS:
+        raise ConfigError(f"--metrics must be one of {', '.join(PRIMARY_METRICS)}, got {task!r}.")
+
+
+def _predict(job: EvaluationJob, workers: AbstractContextManager[Cluster | None], advice: str, quiet: bool) -> None:
+    """This worker's predictions, noted as they come; `advice` is how to go on after an interruption."""
+    with (
+        interruptible(advice),
+        workers as cluster,
+        counting_bar("predicting", len(job.frames), quiet) as show,
+    ):
+        job.run(cluster, lambda finished: show(finished, ""))
+
+
+def _print_all(evaluation: Evaluation, breakdown: Breakdown, calibration: Sequence[Calibrated], quiet: bool) -> None:
+    print_errors(evaluation, quiet)
+    print_breakdown(breakdown, quiet)
+    print_calibration(calibration, "\nUncertainties beside errors", quiet)
+
+
 def _evaluate(
     potential: Potential,
     frames: FrameSet,
@@ -165,17 +188,10 @@ def _evaluate(
     data: list[str],
     job: EvaluationJob | None,
 ) -> tuple[Evaluation, dict[str, float] | None]:
-    """Errors, and metrics of an Open Catalyst task, in eV, eV/Å, Å and fractions, if one is asked for.
-
-    Raises:
-        ConfigError: If there is no such task.
-    """
-    from tdn.errors import ConfigError
+    """Errors, and metrics of an Open Catalyst task, in eV, eV/Å, Å and fractions, if one is asked for."""
     from tdn.evaluation import evaluate
-    from tdn.evaluation.catalysis import PRIMARY_METRICS, TaskMetrics
+    from tdn.evaluation.catalysis import TaskMetrics
 
-    if task is not None and task not in PRIMARY_METRICS:
-        raise ConfigError(f"--metrics must be one of {', '.join(PRIMARY_METRICS)}, got {task!r}.")
     references = _relaxed(relaxed, data) if task == "is2rs" else None
     whole = partial(evaluate, potential, frames.structures, origins=frames.origins)
     measure = whole if job is None else job.collect

@@ -60,6 +60,8 @@ class RelaxSettings:
             raise ConfigError(f"The optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}.")
         if not self.fmax > 0 or self.steps < 0:
             raise ConfigError(f"fmax must be > 0 eV/Å and steps >= 0, got {self.fmax} and {self.steps}.")
+        if self.dispersion is not None:
+            d3_calculator(self.dispersion)  # refused here, before files are written or work starts
 
 
 @dataclass(frozen=True)
