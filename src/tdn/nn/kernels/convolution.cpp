@@ -1,4 +1,5 @@
-// The operators of convolution.py on CPUs; cpu.py compiles and calls this, with TDN_REAL float or double.
+// The operators of convolution.py on CPUs; cpu.py compiles and calls this, with TDN_REAL float or double and
+// TDN_MAX_COLUMNS.
 //
 //   S(g, y, b, T, x) = sum_e sum_{j r l p u}  g[n_e, r, u]  y[e, r, j, l]  b[e, j, p]  T[k_e + p, l, u]  x[s_e, r, u]
 //
@@ -23,7 +24,7 @@ constexpr int kVectorBytes = 32, kRankBlock = 4;
 constexpr int kVectorBytes = 16, kRankBlock = 4;
 #endif
 
-constexpr int kMaxColumns = 64;  // pairs times degrees; as in cpu.py
+constexpr int kMaxColumns = TDN_MAX_COLUMNS;  // pairs times degrees
 
 template <typename T>
 struct Vector {

@@ -17,7 +17,7 @@ from tdn.nn.kernels.graph import group_by
 SOURCE = Path(__file__).with_name("convolution.cpp")
 REAL = {torch.float32: "float", torch.float64: "double"}
 AGGREGATE, EDGE_GRADIENTS, TABLE_GRADIENT = range(3)
-MAX_COLUMNS = 64  # `kMaxColumns` of the C++ source: pairs times degrees
+MAX_COLUMNS = 64  # pairs times degrees that the C++ code has room for
 
 _POINTERS = ("g", "y", "basis", "table", "x", "knot", "senders", "receivers", "order", "offsets", "out", "out_basis")
 _SIZES = ("nodes", "edges", "ranks", "pairs", "degrees", "channels", "width", "rows", "threads")
@@ -33,7 +33,7 @@ def library(dtype: torch.dtype, columns: int = 1) -> ctypes.CDLL | None:
     """The compiled kernels for `dtype`, or None if there are none: another precision, no compiler, too many columns."""
     if dtype not in REAL or columns > MAX_COLUMNS:
         return None
-    return load_library(SOURCE, f"-DTDN_REAL={REAL[dtype]}")
+    return load_library(SOURCE, f"-DTDN_REAL={REAL[dtype]}", f"-DTDN_MAX_COLUMNS={MAX_COLUMNS}")
 
 
 def _run(library: ctypes.CDLL, which: int, out: Sequence[Tensor], edges: Sequence[Tensor], rows: int, **given) -> None:
