@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import bulk, molecule
+from ase.build import molecule
 from ase.io import write
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
 from ase.units import bar, fs
 
+from lammps_systems import crystal, ethanol
 from tdn import Potential, TDNCalculator, TDNConfig, save_model
 from tdn.errors import ConfigError, DataError
 
@@ -33,21 +34,6 @@ def make_calculator() -> TDNCalculator:
     config = TDNConfig(lmax=1, num_channels=4, r_max=4.0, radial_hidden=(8,))
     potential = Potential(config, {1: -13.6, 6: -1029.0, 8: -2042.0}, shifts={6: -2.0})
     return TDNCalculator(potential.double())
-
-
-def crystal() -> Atoms:
-    atoms = bulk("C", cubic=True)
-    atoms.numbers[::3] = 8
-    # Lower triangular and with positive diagonal, as LAMMPS wants its cells: nothing is turned.
-    atoms.set_cell([[3.9, 0.0, 0.0], [0.3, 3.7, 0.0], [-0.2, 0.4, 3.8]], scale_atoms=True)
-    atoms.rattle(0.1, seed=1)
-    return atoms
-
-
-def ethanol() -> Atoms:
-    atoms = molecule("CH3CH2OH")
-    atoms.center(vacuum=5.0)
-    return atoms
 
 
 def with_velocities(atoms: Atoms) -> Atoms:

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
-from ase.build import bulk, molecule
 from ase.units import bar
 
+from lammps_systems import crystal, ethanol
 from tdn import Potential, TDNCalculator, TDNConfig
 from tdn.interfaces.aoti import export_aoti
 from tdn.models.compiled import compiler_available
@@ -28,20 +27,6 @@ from lammps_external import load
 sys.path.pop(0)
 ROOT = Path(__file__).parents[2]
 NUMBERS = {"H": 1, "C": 6, "O": 8}
-
-
-def crystal() -> Atoms:
-    atoms = bulk("C", cubic=True)
-    atoms.numbers[::3] = 8
-    atoms.set_cell([[3.9, 0.0, 0.0], [0.3, 3.7, 0.0], [-0.2, 0.4, 3.8]], scale_atoms=True)
-    atoms.rattle(0.1, seed=1)
-    return atoms
-
-
-def ethanol() -> Atoms:
-    atoms = molecule("CH3CH2OH")
-    atoms.center(vacuum=5.0)
-    return atoms
 
 
 @pytest.fixture(scope="module")
