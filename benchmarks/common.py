@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from tdn.bench.results import write_result
 from tdn.training.run import TrainingResult
 
-__all__ = ["interleaved_times", "summarise", "train_on_organics", "write_result"]
+__all__ = ["interleaved_times", "mean_over_seeds", "summarise", "train_on_organics", "write_result"]
 
 
 def interleaved_times(
@@ -52,3 +53,16 @@ def train_on_organics(folder: Path, max_time: str) -> TrainingResult:
     files = f"[{organics_path('train')}, {organics_path('isolated_atoms')}]"
     settings = [f"train={files}", f"valid={organics_path('valid')}", f"output={folder}/run", "threads=1"]
     return train(load_config(None, [*settings, f"max_time={max_time}"]), ConsoleReporter())
+
+
+def mean_over_seeds(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Mean and standard deviation over the seeds, by variant."""
+    table: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(run["variant"] for run in runs.values()):
+        own = [run for run in runs.values() if run["variant"] == name]
+        numbers = [key for key, value in own[0].items() if isinstance(value, float)]
+        table[name] = {"seeds": len(own)}
+        for key in numbers:
+            values = [run[key] for run in own]
+            table[name][key] = [statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None]
+    return table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import write_result
+from common import mean_over_seeds, write_result
 
 from tdn import load_config, load_model, train
 from tdn.checks.probes import transformed
@@ -110,18 +109,6 @@ def run_all(
             model_path, errors = train_small(Path(folder), model, seed, steps)
             runs[key] = {"variant": name, "seed": seed, **errors, **extra(model_path)}
         print(key, {k: round(v, 6) for k, v in runs[key].items() if isinstance(v, float)}, flush=True)
-        write_result(path, command, {"steps": steps, "batch_size": 8, "runs": runs, "summary": summary(runs)}, 1)
+        content = {"steps": steps, "batch_size": 8, "runs": runs, "summary": mean_over_seeds(runs)}
+        write_result(path, command, content, 1)
     return runs
-
-
-def summary(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Mean and standard deviation over the seeds, by variant."""
-    table: dict[str, dict[str, Any]] = {}
-    for name in dict.fromkeys(run["variant"] for run in runs.values()):
-        own = [run for run in runs.values() if run["variant"] == name]
-        numbers = [key for key, value in own[0].items() if isinstance(value, float)]
-        table[name] = {"seeds": len(own)}
-        for key in numbers:
-            values = [run[key] for run in own]
-            table[name][key] = [statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None]
-    return table
