@@ -101,6 +101,7 @@ def test_element_that_the_model_does_not_know_is_said(files: tuple[Path, Path], 
     [
         (["conv", "--lmax", "two"], "whole numbers"),
         (["conv", "--peers", "mace"], "--peers must be of"),
+        (["conv", "--build-limit", "soon"], "--build-limit soon"),
         (["product", "--config", "T9"], "--config must be of"),
         (["product", "--weights", "none"], "--weights must be of"),
         (["product", "--peers", "mace"], "--peers must be of"),

@@ -38,6 +38,16 @@ def test_absent_peer_is_listed_with_its_reason() -> None:
     assert ("peer", "absent: not installed") in explanations([summary])
 
 
+def test_peer_that_is_absent_from_one_row_only_is_listed_with_the_row() -> None:
+    size = {"lmax": 6, "channels": 8, "neighbors": 5, "nodes": 4, "edges": 20}
+    rows = [
+        {**size, "lmax": 1, **summarise({"ours": entry(1.0), "peer": entry(2.0)})},
+        {**size, **summarise({"ours": entry(1.0), "peer": absent("not built within 300 s, the limit")})},
+    ]
+    reason = "absent at L=6, R=None, 8 channels, 5 neighbours: not built within 300 s, the limit"
+    assert ("peer", reason) in explanations(rows)
+
+
 def test_times_without_ours_have_no_ratios() -> None:
     summary = summarise({"ours": absent("failed"), "peer": entry(1.0)})
     assert "ratios" not in summary["passes"]["forward"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 
 from tdn.bench import convolutions
 from tdn.bench.peers import CONVOLUTIONS, MODELS, Peer, choose
-from tdn.bench.rounds import Interpreters, Measurement, measure
+from tdn.bench.rounds import Interpreters, Measurement, Worker, measure
 from tdn.bench.systems import ethanol
 from tdn.bench.worker import Contender, Session, Task, is_finite, time_pass
 from tdn.errors import ConfigError, TDNError
@@ -110,6 +112,25 @@ def test_missing_package_is_said(entries: dict) -> None:
 def test_failing_contender_does_not_stop_the_others(entries: dict) -> None:
     assert "no_such_builder" in entries["failing"].absent
     assert entries["failing"].rounds == {}
+
+
+def test_contender_that_takes_too_long_to_build_is_left_out() -> None:
+    task = Measurement(("forward",), settings=SMALL, rounds=1, seconds=0.0, build_seconds=0.2)
+    slow = measure({"slow": CONVOLUTIONS["exact_ke"]}, task, Interpreters())["slow"]
+    assert slow.absent == "not built within 0.2 s, the limit"
+    assert slow.rounds == {}
+
+
+def test_compilers_that_a_contender_has_started_end_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = "import subprocess\ndef main(): print('{}', flush=True); subprocess.run(['sleep', '60'])"
+    (tmp_path / "compiling.py").write_text(child)
+    monkeypatch.chdir(tmp_path)
+    worker = Worker(sys.executable, 1, "compiling")
+    worker.ask(30.0)
+    time.sleep(0.5)
+    worker.close()
+    # The child holds the pipe too: its end is seen only when both are gone.
+    assert select.select([worker._process.stdout], [], [], 20.0)[0]
 
 
 def test_network_trains_and_reports_its_memory() -> None:

@@ -140,9 +140,14 @@ def row_title(row: Mapping[str, Any]) -> str:
 
 
 def explanations(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """What every contender computes and how it runs, and why those without times have none; each said once."""
+    """What every contender computes and how it runs, and why those without times have none; each said once.
+
+    Of a contender that is absent from some of the rows these are named.
+    """
     said: dict[tuple[str, str], None] = {}
     for row in rows:
         said |= dict.fromkeys((who, f"{facts['work']}; {facts['mode']}") for who, facts in row["contenders"].items())
-        said |= dict.fromkeys((who, f"absent: {reason}") for who, reason in row["absent"].items())
+        for who, reason in row["absent"].items():
+            everywhere = all(who in other["absent"] for other in rows)
+            said[who, f"absent{'' if everywhere else f' at {row_title(row)}'}: {reason}"] = None
     return list(said)

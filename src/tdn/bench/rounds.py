@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,11 +28,15 @@ BOOTSTRAP = (
     "sys.modules['tdn'] = tdn; importlib.import_module(sys.argv[2]).main()"
 )
 PROBE = "import importlib.util, sys; importlib.util.find_spec(sys.argv[1]) or sys.exit('none')"
-BUILD_SECONDS, RUN_SECONDS = 900.0, 600.0
+RUN_SECONDS = 600.0
 
 
 class WorkerError(TDNError):
     """A contender that could not be built or run; the rest goes on."""
+
+
+class WorkerTimeout(WorkerError):
+    """A contender that did not answer in time; its process is gone."""
 
 
 class Worker:
@@ -50,13 +56,15 @@ class Worker:
         self._process = subprocess.Popen(
             [python, "-c", BOOTSTRAP, str(Path(tdn.__file__).parent), module],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment, text=True, bufsize=1,
+            start_new_session=True,
         )  # fmt: skip
 
     def ask(self, timeout: float, **message: Any) -> dict[str, Any]:
         """The answer to one request.
 
         Raises:
-            WorkerError: If the contender fails, dies or does not answer in time.
+            WorkerTimeout: If the contender does not answer in time.
+            WorkerError: If it fails or dies.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
@@ -70,7 +78,7 @@ class Worker:
             line = ""
         if line is None:
             self.close()
-            raise WorkerError(f"no answer within {timeout:.0f} s")
+            raise WorkerTimeout(f"no answer within {timeout:.0f} s")
         if not line:
             raise WorkerError(f"its process ended: {self._last_error()}")
         answer = json.loads(line)
@@ -85,8 +93,9 @@ class Worker:
         return "out of memory or killed" if code == -9 else (lines[-1][:300] if lines else f"exit code {code}")
 
     def close(self) -> None:
-        """End the process."""
-        self._process.kill()
+        """End the process, and the compilers that it may have started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._errors.close()
 
@@ -163,6 +172,8 @@ class Measurement:
         dtype: `float32` or `float64`.
         device: PyTorch device.
         memory: Passes whose peak memory is measured; they need not be timed.
+        build_seconds: A contender that takes longer to build, its first calls and what they compile included, is left
+            out.
     """
 
     passes: tuple[str, ...]
@@ -174,6 +185,7 @@ class Measurement:
     dtype: str = "float32"
     device: str = "cpu"
     memory: tuple[str, ...] = ()
+    build_seconds: float = 900.0
 
 
 def measure(
@@ -228,7 +240,10 @@ def _start(
 
     def build(entry: Entry, worker: Worker) -> None:
         message = {"builder": entry.peer.builder, "task": request, "options": dict(entry.peer.options)}
-        answer = worker.ask(BUILD_SECONDS, **message, threads=task.threads)
+        try:
+            answer = worker.ask(task.build_seconds, **message, threads=task.threads)
+        except WorkerTimeout as error:
+            raise WorkerTimeout(f"not built within {task.build_seconds:g} s, the limit") from error
         entry.mode, entry.facts = answer["mode"], answer["facts"]
 
     _each({name: entry}, {name: worker}, build)

@@ -49,6 +49,9 @@ PythonOption = Annotated[
     typer.Option("--peer-python", help="PACKAGE=PYTHON or PYTHON: an interpreter that has peers; may be repeated."),
 ]
 RoundsOption = Annotated[int, typer.Option("--rounds", min=1, help="How often all contenders take a turn.")]
+BuildOption = Annotated[
+    str, typer.Option("--build-limit", help="Leave out who takes longer to build and compile: 90s, 5m, 1h.")
+]
 PictureOption = Annotated[Path | None, typer.Option("--picture", help="Also draw the results (.png, .svg, .pdf).")]
 CutoffOption = Annotated[float, typer.Option("--cutoff", min=1.0, help="Cutoff of every model, Å.")]
 AirsOption = Annotated[
@@ -69,6 +72,7 @@ def conv(
     peers: PeersOption = None,
     peer_python: PythonOption = None,
     rounds: RoundsOption = 10,
+    build_limit: BuildOption = "5m",
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
     threads: ThreadsOption = 1,
@@ -85,7 +89,7 @@ def conv(
 
     grid = list(itertools.product(_numbers(lmax), _numbers(channels), _numbers(neighbors)))
     chosen = choose(CONVOLUTIONS, _names(peers))
-    task = _task(rounds, device, dtype, threads)
+    task = _task(rounds, device, dtype, threads, build_limit)
     with _progress(quiet) as progress:
         result = convolutions(grid, nodes, chosen, task, Interpreters.parse(peer_python or ()), progress)
     _report(result, json, picture, quiet, threads)
@@ -103,6 +107,7 @@ def product(
     peers: PeersOption = None,
     peer_python: PythonOption = None,
     rounds: RoundsOption = 7,
+    build_limit: BuildOption = "5m",
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
     threads: ThreadsOption = 1,
@@ -116,7 +121,7 @@ def product(
     from tdn.bench.suites import products
 
     chosen = choose_by_setting(PRODUCTS, _names(weights) or [], _names(peers))
-    task = _task(rounds, device, dtype, threads)
+    task = _task(rounds, device, dtype, threads, build_limit)
     interpreters = Interpreters.parse(peer_python or ())
     with _progress(quiet) as progress:
         result = products(_names(config) or [], edges, chosen, task, interpreters, progress)
@@ -137,6 +142,7 @@ def model(
     peer_python: PythonOption = None,
     airs_code: AirsOption = None,
     rounds: RoundsOption = 7,
+    build_limit: BuildOption = "15m",
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
     threads: ThreadsOption = 1,
@@ -151,7 +157,7 @@ def model(
 
     chosen = choose(MODELS, _with_airs(_names(peers), airs_code), eager)
     settings = _sizes(lmax, channels, layers, cutoff, airs_code)
-    task = _task(rounds, device, dtype, threads, settings)
+    task = _task(rounds, device, dtype, threads, build_limit, settings)
     with _progress(quiet) as progress:
         result = models(_names(system) or [], chosen, task, Interpreters.parse(peer_python or ()), progress)
     _report(result, json, picture, quiet, threads)
@@ -169,6 +175,7 @@ def train_step(
     peer_python: PythonOption = None,
     airs_code: AirsOption = None,
     rounds: RoundsOption = 7,
+    build_limit: BuildOption = "15m",
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
     threads: ThreadsOption = 1,
@@ -182,7 +189,7 @@ def train_step(
     from tdn.bench.suites import training_step
 
     chosen = choose(MODELS, _with_airs(_names(peers), airs_code), eager)
-    task = _task(rounds, device, dtype, threads, _sizes(lmax, channels, layers, cutoff, airs_code))
+    task = _task(rounds, device, dtype, threads, build_limit, _sizes(lmax, channels, layers, cutoff, airs_code))
     with _progress(quiet) as progress:
         result = training_step(batch, chosen, task, Interpreters.parse(peer_python or ()), progress)
     _report(result, json, picture, quiet, threads)
@@ -202,6 +209,7 @@ def scaling(
     peers: PeersOption = "",
     peer_python: PythonOption = None,
     rounds: RoundsOption = 3,
+    build_limit: BuildOption = "15m",
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
     threads: ThreadsOption = 1,
@@ -218,7 +226,7 @@ def scaling(
     from tdn.bench.suites import scaling as measure_scaling
 
     chosen = choose(MODELS, _names(peers) or [], eager)
-    task = _task(rounds, device, dtype, threads, _sizes(lmax, channels, layers, cutoff, None))
+    task = _task(rounds, device, dtype, threads, build_limit, _sizes(lmax, channels, layers, cutoff, None))
     counts = sorted({1, threads} - {0})
     interpreters = Interpreters.parse(peer_python or ())
     with _progress(quiet) as progress:
@@ -252,7 +260,7 @@ def run(
     frames = [frame for path in expand_paths([structure]) for frame in read_atoms(path)]
     atoms = Structure.from_ase(frames[-1])
     choose_dtype(dtype)
-    task = _task(rounds, device, dtype, threads)
+    task = _task(rounds, device, dtype, threads, "15m")
     with _progress(quiet) as progress:
         found = run_model(model, atoms, task, compiled=not eager and compiler_available(), progress=progress)
     rows = (
@@ -313,15 +321,22 @@ def _sizes(lmax: int, channels: int, layers: int, cutoff: float, airs_code: Path
 
 
 def _task(
-    rounds: int, device: str, dtype: str, threads: int, settings: dict[str, Any] | None = None
-) -> Measurement:  # fmt: skip
+    rounds: int, device: str, dtype: str, threads: int, build_limit: str, settings: dict[str, Any] | None = None
+) -> Measurement:
     from tdn.bench.rounds import Measurement
     from tdn.devices import choose_device
+    from tdn.errors import ConfigError
+    from tdn.training.config import parse_duration
 
     choose_dtype(dtype)
+    try:
+        seconds = parse_duration(build_limit)
+    except ValueError as error:
+        raise ConfigError(f"--build-limit {build_limit}: {error}.") from error
     return Measurement(
-        (), settings=settings or {}, rounds=rounds, threads=threads, dtype=dtype, device=str(choose_device(device))
-    )
+        (), settings=settings or {}, rounds=rounds, threads=threads, dtype=dtype, device=str(choose_device(device)),
+        build_seconds=seconds,
+    )  # fmt: skip
 
 
 def _command() -> str:
