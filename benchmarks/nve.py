@@ -1,7 +1,8 @@
-"""Drift of the total energy at constant energy, in ASE and in TorchSim, in float64 and float32.
+"""Drift of the total energy at constant energy in ASE, TorchSim, LAMMPS and OpenMM, in float64 and float32.
 
     python benchmarks/nve.py                                       # a model trained for two minutes on the shipped data
     python benchmarks/nve.py --model run/model.tdn --structure ethanol.xyz --name rmd17_ethanol
+    python benchmarks/nve.py --engines ASE:200000 TorchSim:200000 LAMMPS OpenMM          # steps of an engine's own
 
 A small molecule is relaxed and then moved by velocity Verlet, 20 ps in steps of 0.5 fs. The drift is the slope of the
 straight line through the total energy; its standard error comes from the means of eight parts of the trajectory. Only
@@ -11,6 +12,7 @@ the network's precision changes: positions and velocities are in float64.
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -18,55 +20,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from ase import Atoms, units
+from ase import Atoms
 from ase.io import read
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
 from common import train_on_organics, write_result
+from nve_engines import ENGINES, Run, with_velocities
 
-from tdn import TDNCalculator, load_model
+from tdn import load_model
 from tdn.datasets import organics_path
-from tdn.evaluation.dynamics import run_nve
 from tdn.simulation.analysis import drift_of
 from tdn.simulation.relaxation import RelaxSettings, relax
 
 RESULTS = Path(__file__).parent / "results"
 LIMITS = {"float64": 0.1, "float32": 1.0}
 PARTS = 8
-
-
-def in_ase(model: Path, atoms: Atoms, dtype: str, arguments: Any) -> tuple[np.ndarray, np.ndarray]:
-    calculator = TDNCalculator(model, device="cpu", dtype=dtype, compile=arguments.compile)
-    options = {"temperature": arguments.temperature, "timestep_fs": arguments.timestep, "seed": arguments.seed}
-    run = run_nve(atoms, calculator, steps=arguments.steps, interval=arguments.interval, **options)
-    return run.times, run.potential_energies + run.kinetic_energies
-
-
-def in_torchsim(model: Path, atoms: Atoms, dtype: str, arguments: Any) -> tuple[np.ndarray, np.ndarray]:
-    import torch_sim as ts
-
-    from tdn.interfaces.torchsim import TDNTorchSimModel
-
-    start = atoms.copy()
-    MaxwellBoltzmannDistribution(
-        start, temperature_K=2 * arguments.temperature, rng=np.random.default_rng(arguments.seed)
-    )
-    Stationary(start)
-    ZeroRotation(start)
-    precision = getattr(torch, dtype)
-    own = TDNTorchSimModel(model, device="cpu", network_dtype=precision, compile=arguments.compile)
-    state: Any = ts.initialize_state([start], torch.device("cpu"), torch.float64)
-    step = torch.tensor(arguments.timestep * units.fs, dtype=torch.float64)
-    init, update = ts.nve(own, dt=step, kT=torch.tensor(0.0, dtype=torch.float64))
-    state = init(state)
-    state.momenta = torch.from_numpy(start.get_momenta())
-    masses = torch.from_numpy(start.get_masses())[:, None]
-    energies = [float(state.energy) + float((state.momenta**2 / (2 * masses)).sum())]
-    for k in range(1, arguments.steps + 1):
-        state = update(state)
-        if k % arguments.interval == 0:
-            energies.append(float(state.energy) + float((state.momenta**2 / (2 * masses)).sum()))
-    times = np.arange(len(energies)) * arguments.interval * arguments.timestep / 1000
-    return times, np.array(energies)
+# Differences of so many standard errors, each known from eight parts only, are noise.
+NOISE = 3.0
 
 
 def standard_error(times: np.ndarray, energies: np.ndarray, num_atoms: int) -> float:
@@ -87,59 +55,94 @@ def starting_geometry(model: Path, structure: str | None) -> Atoms:
     return result.atoms
 
 
-def main() -> None:
+def measure(engine: str, run: Run) -> dict[str, Any]:
+    """Drift of one trajectory beside its limit."""
+    begin = time.perf_counter()
+    times, energies = ENGINES[engine](run)
+    seconds = time.perf_counter() - begin
+    drift, fluctuation = drift_of(times, energies, len(run.atoms))
+    return {
+        "engine": engine,
+        "dtype": run.dtype,
+        "ps": run.steps * run.timestep / 1000,
+        "drift_meV_per_atom_ns": round(drift, 5),
+        "standard_error": round(standard_error(times, energies, len(run.atoms)), 5),
+        "limit": LIMITS[run.dtype],
+        "passed": abs(drift) <= LIMITS[run.dtype],
+        "fluctuation_meV_per_atom": round(fluctuation, 5),
+        "ms_per_step": round(1e3 * seconds / run.steps, 3),
+    }
+
+
+def compare(row: dict[str, Any], ase: dict[str, Any]) -> dict[str, Any]:
+    """How far a drift is from that in ASE, beside the standard error of the difference."""
+    difference = row["drift_meV_per_atom_ns"] - ase["drift_meV_per_atom_ns"]
+    error = math.hypot(row["standard_error"], ase["standard_error"])
+    return {
+        "difference_from_ASE": round(difference, 5),
+        "standard_error_of_difference": round(error, 5),
+        "within_noise_of_ASE": abs(difference) <= NOISE * error,
+    }
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="trained for two minutes on the shipped molecules if missing")
-    parser.add_argument("--structure", help="the first shipped test molecule if missing")
+    parser.add_argument("--structure", help="its last frame; the first shipped test molecule if missing")
     parser.add_argument("--name", default="organics")
     parser.add_argument("--steps", type=int, default=40000)
     parser.add_argument("--timestep", type=float, default=0.5, help="fs")
     parser.add_argument("--temperature", type=float, default=300.0, help="K, after equipartition")
-    parser.add_argument("--interval", type=int, default=10)
-    parser.add_argument("--engines", nargs="+", default=["ASE", "TorchSim"])
-    parser.add_argument("--dtypes", nargs="+", default=["float64", "float32"])
+    parser.add_argument("--interval", type=int, default=10, help="steps between energies")
+    parser.add_argument("--engines", nargs="+", default=list(ENGINES), metavar="NAME[:STEPS]")
+    parser.add_argument("--dtypes", nargs="+", default=list(LIMITS), choices=list(LIMITS))
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    named = [text.partition(":") for text in arguments.engines]
+    if unknown := {name for name, *_ in named} - set(ENGINES):
+        parser.error(f"no engine {', '.join(sorted(unknown))}: there are {', '.join(ENGINES)}")
+    arguments.engines = {name: int(steps or arguments.steps) for name, _, steps in named}
+    return arguments
+
+
+def command_of(arguments: argparse.Namespace) -> str:
+    """What measures it again, with the user's own paths left out."""
+    engines = " ".join(f"{name}:{steps}" for name, steps in arguments.engines.items())
+    parts = [f"python benchmarks/nve.py --engines {engines} --interval {arguments.interval}"]
+    if arguments.model:
+        parts.append(f"--model MODEL --structure STRUCTURE --name {arguments.name}")
+    return " ".join(parts) + " --compile" * arguments.compile
+
+
+def main() -> None:
+    arguments = parse_arguments()
     torch.set_num_threads(1)
-    engines = {"ASE": in_ase, "TorchSim": in_torchsim}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         model = arguments.model or train_on_organics(Path(folder), "120s").model_path
-        atoms = starting_geometry(model, arguments.structure)
+        atoms = with_velocities(starting_geometry(model, arguments.structure), arguments.temperature, arguments.seed)
         for dtype in arguments.dtypes:
-            for engine in arguments.engines:
-                begin = time.perf_counter()
-                times, energies = engines[engine](model, atoms, dtype, arguments)
-                seconds = time.perf_counter() - begin
-                drift, fluctuation = drift_of(times, energies, len(atoms))
-                rows.append(
-                    {
-                        "engine": engine,
-                        "dtype": dtype,
-                        "drift_meV_per_atom_ns": round(drift, 5),
-                        "standard_error": round(standard_error(times, energies, len(atoms)), 5),
-                        "limit": LIMITS[dtype],
-                        "fluctuation_meV_per_atom": round(fluctuation, 5),
-                        "ms_per_step": round(1e3 * seconds / arguments.steps, 3),
-                    }
-                )
-                print(rows[-1], flush=True)
-    command = f"python benchmarks/nve.py --steps {arguments.steps}"
-    if arguments.model:
-        command += f" --model MODEL --structure STRUCTURE --name {arguments.name}"
+            first: dict[str, Any] | None = None
+            for engine, steps in arguments.engines.items():
+                run = Run(atoms, model, dtype, arguments.compile, steps, arguments.interval, arguments.timestep)
+                row = measure(engine, run)
+                if engine == "ASE":
+                    first = row
+                elif first is not None:
+                    row |= compare(row, first)
+                rows.append(row)
+                print(row, flush=True)
     content = {
         "molecule": atoms.get_chemical_formula(),
         "atoms": len(atoms),
-        "ps": arguments.steps * arguments.timestep / 1000,
         "timestep_fs": arguments.timestep,
+        "temperature_K": arguments.temperature,
         "seed": arguments.seed,
         "runs": rows,
     }
-    write_result(
-        arguments.json or RESULTS / f"nve_{arguments.name}.json", command + " --compile" * arguments.compile, content
-    )
+    write_result(arguments.json or RESULTS / f"nve_{arguments.name}.json", command_of(arguments), content)
 
 
 if __name__ == "__main__":
