@@ -5,8 +5,10 @@
     python benchmarks/nve.py --engines ASE:200000 TorchSim:200000 LAMMPS OpenMM          # steps of an engine's own
 
 A small molecule is relaxed and then moved by velocity Verlet, 20 ps in steps of 0.5 fs. The drift is the slope of the
-straight line through the total energy; its standard error comes from the means of eight parts of the trajectory. Only
-the network's precision changes: positions and velocities are in float64.
+straight line through the energy; its standard error comes from the means of eight parts of the trajectory. It is taken
+of the total energy, and of what velocity Verlet conserves better (`nve_engines.Energies`), whose slope is the same in
+the long run and known earlier: that one is judged. Only the network's precision changes: positions and velocities are
+in float64.
 """
 
 from __future__ import annotations
@@ -58,19 +60,29 @@ def starting_geometry(model: Path, structure: str | None) -> Atoms:
 def measure(engine: str, run: Run) -> dict[str, Any]:
     """Drift of one trajectory beside its limit."""
     begin = time.perf_counter()
-    times, energies = ENGINES[engine](run)
+    found = ENGINES[engine](run)
     seconds = time.perf_counter() - begin
-    drift, fluctuation = drift_of(times, energies, len(run.atoms))
+    of_total, of_modified = (slope(found.times, energies, len(run.atoms)) for energies in (found.total, found.modified))
     return {
         "engine": engine,
         "dtype": run.dtype,
         "ps": run.steps * run.timestep / 1000,
-        "drift_meV_per_atom_ns": round(drift, 5),
-        "standard_error": round(standard_error(times, energies, len(run.atoms)), 5),
+        **of_modified,
         "limit": LIMITS[run.dtype],
-        "passed": abs(drift) <= LIMITS[run.dtype],
-        "fluctuation_meV_per_atom": round(fluctuation, 5),
+        "passed": abs(of_modified["drift_meV_per_atom_ns"]) <= LIMITS[run.dtype],
+        "total_energy": of_total,
         "ms_per_step": round(1e3 * seconds / run.steps, 3),
+    }
+
+
+def slope(times: np.ndarray, energies: np.ndarray, num_atoms: int) -> dict[str, float]:
+    """Of an energy, with its standard error and what is left about the line."""
+    drift, fluctuation = drift_of(times, energies, num_atoms)
+    error = standard_error(times, energies, num_atoms)
+    return {
+        "drift_meV_per_atom_ns": round(drift, 5),
+        "standard_error": round(error, 5),
+        "fluctuation_meV_per_atom": round(fluctuation, 5),
     }
 
 
@@ -93,7 +105,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=40000)
     parser.add_argument("--timestep", type=float, default=0.5, help="fs")
     parser.add_argument("--temperature", type=float, default=300.0, help="K, after equipartition")
-    parser.add_argument("--interval", type=int, default=10, help="steps between energies")
+    parser.add_argument("--interval", type=int, default=3, help="steps between energies")
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), metavar="NAME[:STEPS]")
     parser.add_argument("--dtypes", nargs="+", default=list(LIMITS), choices=list(LIMITS))
     parser.add_argument("--compile", action="store_true")
