@@ -145,9 +145,50 @@ def symmetry() -> str:
     return markdown(("", "float32", "limit", "float64", "limit"), rows)
 
 
+def ablation() -> str:
+    """Every variant of `benchmarks/ablation.py`, a table for each molecule."""
+    sections = [
+        _ablation(json.loads(path.read_text(encoding="utf-8")))
+        for path in sorted((ROOT / "benchmarks" / "results").glob("ablation_*.json"))
+    ]
+    return "\n\n".join(sections) or "No results yet."
+
+
+def _ablation(content: dict[str, Any]) -> str:
+    runs, summary = list(content["runs"].values()), content["summary"]
+    base = summary.get("base")
+    rows = []
+    for name in dict.fromkeys(run["variant"] for run in runs):
+        own = [run for run in runs if run["variant"] == name]
+        change = f"`{own[0]['overrides']}`" if own[0]["overrides"] else "base"
+        good = [run for run in own if "failed" not in run]
+        if len(good) < len(own):
+            change += f", {len(own) - len(good)} of {len(own)} runs diverged"
+        if not good:
+            rows.append((change, *[""] * 6))
+            continue
+        found, parameters = summary[name], f"{good[0]['parameters'] / 1000:.0f}k"
+        errors = (_over_seeds(found[f"{key}_mae"]) for key in ("train_forces", "valid_forces", "valid_energy"))
+        ratio = found["valid_forces_mae"][0] / base["valid_forces_mae"][0] - 1.0 if base and name != "base" else None
+        pace = short(found["cpu_ms_per_step"][0]) if "cpu_ms_per_step" in found else ""
+        rows.append((change, parameters, pace, *errors, "" if ratio is None else f"{ratio:+.0%}"))
+    names = ("molecule", "train_frames", "valid_frames", "steps")
+    title = "{}: {} frames to train on, {} others, {} steps, seeds ".format(*(content[name] for name in names))
+    title += ", ".join(map(str, sorted({run["seed"] for run in runs})))
+    title += f", all with `{content['base']}`" if content["base"] else ""
+    header = ("change", "parameters", "ms", "training F", "other F", "other E", "F against base")
+    return f"{title}; MAE, meV/Å and meV\n\n{markdown(header, rows)}"
+
+
+def _over_seeds(pair: list[float | None]) -> str:
+    mean, deviation = pair
+    assert mean is not None
+    return short(mean) + (f" ± {short(deviation, 2)}" if deviation is not None else "")
+
+
 TABLES = {
     "ranks": ranks, "accuracy": accuracy, "speed": speed, "networks": networks, "startup": startup,
-    "symmetry": symmetry, "roofline": roofline,
+    "symmetry": symmetry, "roofline": roofline, "ablation": ablation,
 }  # fmt: skip
 
 
@@ -161,7 +202,8 @@ def updated(text: str) -> str:
 
 def pages() -> list[Path]:
     """Pages with measured tables."""
-    return [ROOT / "README.md", ROOT / "docs" / "concepts" / "kernel.md"]
+    concepts = ROOT / "docs" / "concepts"
+    return [ROOT / "README.md", concepts / "kernel.md", concepts / "ablation.md"]
 
 
 if __name__ == "__main__":
