@@ -65,6 +65,9 @@ VARIANTS = {
     "huber-1": "huber_delta=1",
     "energy-1": "energy_weight=1",
     "energy-100": "energy_weight=100",
+    "stage-two-100": "energy_weight_final=100",
+    "stage-two-1000": "energy_weight_final=1000",
+    "stage-two-from-1": "energy_weight=1 energy_weight_final=100",
     # the optimiser
     "lr-0.003": "lr=0.003",
     "lr-0.01": "lr=0.01",

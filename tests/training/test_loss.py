@@ -180,3 +180,17 @@ def test_vector_rmse_is_the_mean_over_structures():
     result, sums, config = residuals(prediction, graph, targets), ErrorSums(), TrainingConfig()
     sums.add(result, label_counts(graph, targets), loss_terms(result, config, 1.0))
     assert sums.errors()["forces_vector_rmse"] == pytest.approx(1e3 * (3 / 2**0.5 + 5 / 2**0.5) / 2)
+
+
+def test_energies_weigh_more_in_the_last_part_of_a_run_and_judge_all_of_it():
+    result, counts = found()
+    plain, heavy = TrainingConfig(energy_weight=3.0), TrainingConfig(energy_weight=300.0)
+    staged = TrainingConfig(energy_weight=3.0, energy_weight_final=300.0, final_fraction=0.2)
+    terms = loss_terms(result, staged, SCALE)
+    light, strong = (weighted_loss(terms, counts, config).item() for config in (plain, heavy))
+    assert strong > 10 * light
+    losses = [weighted_loss(terms, counts, staged, fraction).item() for fraction in (0.0, 0.79, 0.81, 1.0)]
+    assert losses == [light, light, strong, strong]
+    sums = ErrorSums()
+    sums.add(result, counts, terms)
+    assert sums.loss(staged) == pytest.approx(strong)

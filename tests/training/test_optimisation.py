@@ -8,6 +8,10 @@ import math
 import pytest
 import torch
 
+from tdn.models.architectures import build_potential
+from tdn.models.config import ModelConfig
+from tdn.models.paper import PaperTDNConfig
+from tdn.models.tdn import TDNConfig
 from tdn.training.config import TrainingConfig
 from tdn.training.optimisation import Plateau, learning_rate, make_optimizer, run_fraction, update_average
 
@@ -90,4 +94,36 @@ def test_warm_up_by_epochs_comes_before_the_cosine():
 def test_constant_schedule_and_adam():
     config = TrainingConfig(lr=0.1, schedule="constant", warmup_steps=0, optimizer="adam")
     assert learning_rate(config, 10, 0.9, 9.0) == 0.1
-    assert type(make_optimizer(config, [torch.nn.Parameter(torch.zeros(1))])) is torch.optim.Adam
+    assert type(make_optimizer(config, torch.nn.Linear(1, 1))) is torch.optim.Adam
+
+
+SMALL_PAPER = PaperTDNConfig(num_channels=4, num_layers=1, num_heads=2, num_gaussians=4)
+
+
+@pytest.mark.parametrize(
+    ("config", "kept"),
+    [
+        (TDNConfig(num_channels=4), {"embedding", "shift", "products"}),
+        (SMALL_PAPER, {"embedding", "shift", "norm1", "bias", "mean", "std", "offset"}),
+    ],
+)
+@pytest.mark.parametrize("optimizer", ["adamw", "adam"])
+def test_weight_decay_shrinks_matrices_that_mix_channels_only(config: ModelConfig, kept: set[str], optimizer: str):
+    potential = build_potential(config, {1: 0.0, 6: 0.0}, 1.0, {1: -2.0, 6: -7.0})
+    before = {name: parameter.detach().clone() for name, parameter in potential.named_parameters()}
+    training = TrainingConfig(optimizer=optimizer, lr=0.1, weight_decay=0.5)
+    steps = make_optimizer(training, potential)
+    for parameter in potential.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    steps.step()
+    changed = {name for name, parameter in potential.named_parameters() if not torch.equal(before[name], parameter)}
+    assert len(changed) > 10
+    assert all(before[name].ndim > 1 and not kept & set(name.split(".")) for name in changed)
+    assert {name for name in before if "linear" in name and name.endswith("weight")} <= changed
+
+
+def test_without_weight_decay_all_parameters_keep_their_place():
+    """Checkpoints number them."""
+    potential = build_potential(TDNConfig(num_channels=4), {1: 0.0}, 1.0, {})
+    (group,) = make_optimizer(TrainingConfig(), potential).param_groups
+    assert all(a is b for a, b in zip(group["params"], potential.parameters(), strict=True))

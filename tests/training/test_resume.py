@@ -56,6 +56,7 @@ def wait_for_change(path: Path, before: int, process: subprocess.Popen) -> None:
         {"max_steps": 16},
         {"max_steps": None, "max_epochs": 3},
         {"patience": 1},
+        {"energy_weight_final": 1000.0, "final_fraction": 0.5, "weight_decay": 0.01},
         {"max_steps": None, "max_epochs": 5, "validate_every": "epoch", "batch_size": 4, **PAPER},
     ],
 )

@@ -350,3 +350,14 @@ def test_the_papers_network_trains_with_a_force_head_and_with_gradients(
     untrained = build_potential(potential.config, {1: 0.0, 6: 0.0}, potential.scale).eval()
     maes = [evaluate(p, frames).overall.forces.mae for p in (potential, untrained)]
     assert maes[0] < 0.8 * maes[1]
+
+
+def test_a_final_energy_weight_changes_a_run_in_its_last_part_only(clusters: Path, tmp_path: Path):
+    histories = {}
+    for name, options in {"plain": {}, "staged": {"energy_weight_final": 1e4, "final_fraction": 0.5}}.items():
+        train(run_config(clusters, tmp_path / name, max_steps=20, validate_every=5, **options))
+        with (tmp_path / name / "metrics.csv").open(newline="") as file:
+            histories[name] = [row["valid_forces_mae"] for row in csv.DictReader(file)]
+    plain, staged = histories["plain"], histories["staged"]
+    assert plain[:2] == staged[:2]
+    assert plain[2] != staged[2]

@@ -57,11 +57,10 @@ def calibrate(
     metadata = read_header(model)["metadata"]
     frames, held_out = _frames(model, train, valid)
     potential = load_model(model, choose_device(device))
-    weights = {
-        name: metadata["training"][name]
-        for name in ("energy_weight", "forces_weight")
-        if name in metadata.get("training", {})
-    }
+    training = metadata.get("training", {})
+    weights = {name: training[name] for name in ("energy_weight", "forces_weight") if name in training}
+    if training.get("energy_weight_final") is not None:
+        weights["energy_weight"] = training["energy_weight_final"]
     potential.uncertainty = fit_posterior(potential, frames, held_out, **weights)
     save_model(output or model, potential, metadata)
     calibration = measure_calibration(potential, evaluate(potential, held_out))

@@ -129,6 +129,11 @@ def load_checkpoint(path: str | os.PathLike[str], state: TrainingState, fingerpr
     state.recent = tensors.get("recent")
     settings = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": moments, "param_groups": settings})
+    # Moments are numbered in the order of the optimiser's groups, which has changed once.
+    if any(own["exp_avg"].shape != parameter.shape for parameter, own in state.optimizer.state.items()):
+        raise ModelFileError(
+            f"{path} was written by an older tdn: finish the run with that one, or start again with --overwrite."
+        )
     torch.set_rng_state(tensors["rng"])
     for name in _SCALARS:
         setattr(state, name, header[name])

@@ -132,7 +132,8 @@ class TrainingConfig(StrictConfig):
         plateau_factor: What it then leaves of the rate.
         betas: Decay of the first and second moments.
         amsgrad: Keep the largest second moment.
-        weight_decay: Of the optimiser.
+        weight_decay: Of the matrices that mix channels; embeddings, coefficients of elements, norms, biases and binding
+            energies do not decay.
         clip_grad: Largest norm of the gradient; null for none.
         ema_decay: Of the moving average of the weights, which is what is validated and saved; 0 for none.
         loss: `mse`, or `huber`, which is linear in errors above `huber_delta`, both in units of the output scale; or
@@ -143,6 +144,9 @@ class TrainingConfig(StrictConfig):
         select_by: What the best validation is: that of the least `loss`, or of the least mean absolute error of the
             `energy` (per atom or structure, as `energy_per`).
         energy_weight: Of the squared error of the energy per atom.
+        energy_weight_final: The same in the last part of the run, MACE's "stage two"; null leaves it. Validations are
+            judged by the final weights all along.
+        final_fraction: How much of the run that last part is.
         forces_weight: Of the squared error of a force component.
         stress_weight: Of the squared error of a component of the virial per atom.
         compile: Run compiled code, which takes up to a minute to make the first time; null does so for runs of at least
@@ -178,6 +182,8 @@ class TrainingConfig(StrictConfig):
     energy_per: Literal["atom", "structure"] = "atom"
     select_by: Literal["loss", "energy"] = "loss"
     energy_weight: float = Field(default=10.0, ge=0)
+    energy_weight_final: float | None = Field(default=None, ge=0)
+    final_fraction: float = Field(default=0.25, gt=0, le=1)
     forces_weight: float = Field(default=1.0, ge=0)
     stress_weight: float = Field(default=1.0, ge=0)
     compile: bool | None = None

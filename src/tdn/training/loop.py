@@ -103,7 +103,7 @@ def fit(
             state.optimizer.zero_grad(set_to_none=True)
             found = residuals(potential(graph), graph, targets)
             terms = loss_terms(found, config, potential.scale)
-            loss = weighted_loss(terms, shared[:-2], config)
+            loss = weighted_loss(terms, shared[:-2], config, fraction)
             loss.backward()
             value = processes.sum_gradients(parameters, loss).item()
             norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_grad or math.inf).item()

@@ -96,15 +96,23 @@ def loss_terms(found: Residuals, config: TrainingConfig, scale: float) -> Tensor
     return torch.stack([_penalty(residual / scale, config).sum().double() for residual in parts])
 
 
-def weighted_loss(terms: Tensor, counts: Tensor, config: TrainingConfig) -> Tensor:
+def energy_weight(config: TrainingConfig, fraction: float) -> float:
+    """Weight of the energies when `fraction` of the run is behind."""
+    if config.energy_weight_final is None or fraction < 1.0 - config.final_fraction:
+        return config.energy_weight
+    return config.energy_weight_final
+
+
+def weighted_loss(terms: Tensor, counts: Tensor, config: TrainingConfig, fraction: float = 1.0) -> Tensor:
     """Weighted sum of the mean errors: the loss, `[]`.
 
     Args:
         terms: From `loss_terms`, of a process's batch.
         counts: From `label_counts`, of the whole batch over all processes; the losses of the processes then add up.
         config: Weights.
+        fraction: How much of the run is behind; the weights of its end judge all of it.
     """
-    weights = terms.new_tensor([config.energy_weight, config.forces_weight, config.stress_weight])
+    weights = terms.new_tensor([energy_weight(config, fraction), config.forces_weight, config.stress_weight])
     energies, components, stress, structures = counts.clamp(min=1.0)
     forces = structures if config.loss == "l1" else components
     return (weights * terms / torch.stack([energies, forces, stress])).sum()
@@ -144,7 +152,7 @@ class ErrorSums:
         self.values += torch.stack([*rows, counts, torch.nn.functional.pad(terms.detach(), (0, 1))])
 
     def loss(self, config: TrainingConfig) -> float:
-        """The loss over everything added."""
+        """The loss over everything added, with the weights of the run's end."""
         return weighted_loss(self.values[-1, :3], self.values[-2], config).item()
 
     def errors(self, prefix: str = "") -> dict[str, float | None]:

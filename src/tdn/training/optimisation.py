@@ -1,14 +1,17 @@
-"""Learning rate over a run, and the moving average of the weights."""
+"""Learning rate over a run, the optimiser, and the moving average of the weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
+from tdn.nn.attention import ComponentLinear
+from tdn.nn.linear import DegreeLinear
+from tdn.nn.radial import MLP
 from tdn.training.config import TrainingConfig
 
 
@@ -74,10 +77,26 @@ class Plateau:
             self.factor, self.stale = self.factor * config.plateau_factor, 0
 
 
-def make_optimizer(config: TrainingConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW (1711.05101) or Adam (1412.6980); the learning rate is set before every step."""
+def make_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW (1711.05101) or Adam (1412.6980) of what is not frozen; the learning rate is set before every step."""
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, amsgrad=config.amsgrad)
+    parameters: Any = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if config.weight_decay:
+        mixing = mixing_matrices(model)
+        groups = [[p for p in parameters if (id(p) in mixing) == decays] for decays in (True, False)]
+        decay = (config.weight_decay, 0.0)
+        parameters = [{"params": own, "weight_decay": wd} for own, wd in zip(groups, decay, strict=True) if own]
+    return kind(parameters, lr=config.lr, betas=config.betas, weight_decay=0.0, amsgrad=config.amsgrad)
+
+
+def mixing_matrices(model: nn.Module) -> set[int]:
+    """`id` of the matrices that mix channels.
+
+    They are the weights that may shrink without harm: embeddings and coefficients tell elements apart, and the binding
+    energies of the elements have a size of their own, in eV.
+    """
+    layers = (layer for layer in model.modules() if isinstance(layer, nn.Linear | ComponentLinear | DegreeLinear | MLP))
+    return {id(parameter) for layer in layers for parameter in layer.parameters() if parameter.ndim > 1}
 
 
 @torch.no_grad()

@@ -99,8 +99,7 @@ def _run(
     problem = prepare(config, reporter.line, reporter.warning)
     potential, averaged = problem.fresh_potential(device).train(), problem.fresh_potential(device).eval()
     frozen = freeze(potential, config.start.freeze) if config.start is not None else 0
-    trained = [parameter for parameter in potential.parameters() if parameter.requires_grad]
-    state = TrainingState(potential, averaged, make_optimizer(config.training, trained))
+    state = TrainingState(potential, averaged, make_optimizer(config.training, potential))
     size = sum(p.numel() for p in potential.parameters())
     where = f"{device}, {config.dtype}, {torch.get_num_threads()} threads, {processes.world_size} processes"
     reporter.line(f"network of {size} parameters" + (f", {frozen} of them frozen," if frozen else "") + f" on {where}")
