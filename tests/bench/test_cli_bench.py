@@ -61,11 +61,15 @@ def test_model_reports_speed_and_absent_peers(tmp_path: Path) -> None:
     assert "fairchem" in row["absent"]["esen_l2"]
 
 
-def test_scaling_gives_time_and_memory_an_atom(tmp_path: Path) -> None:
-    run("scaling", "--atoms", "100", "--batches", "1", "--layers", "1", "--lmax", "1", *TINY, "--eager",
-        "--json", str(tmp_path / "s.json"), "--picture", str(tmp_path / "s.png"))  # fmt: skip
-    rows = json.loads((tmp_path / "s.json").read_text())["rows"]
+def test_scaling_gives_time_and_memory_an_atom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tdn.bench.suites.free_gib", lambda: 1e-6)
+    output = run("scaling", "--atoms", "1000000,100", "--batches", "1", "--layers", "1", "--lmax", "1", *TINY,
+        "--eager", "--json", str(tmp_path / "s.json"), "--picture", str(tmp_path / "s.png"))  # fmt: skip
+    result = json.loads((tmp_path / "s.json").read_text())
+    rows = result["rows"]
     assert [row["atoms"] for row in rows] == [81, 9]
+    assert "of 0.0 that are free" in result["left_out"][0]["reason"]
+    assert "Left out: 999936 atoms" in output
     assert all(row["us_per_atom"]["ours"] > 0 for row in rows)
     assert (tmp_path / "s.png").stat().st_size > 0
 

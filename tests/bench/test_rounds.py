@@ -80,6 +80,15 @@ def test_a_turn_lasts_as_long_as_asked_and_runs_at_least_once() -> None:
     assert len(time_pass(lambda: None, "cpu", 0.01)) > 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are measured anew on Linux only")
+def test_peak_memory_is_that_of_the_call_whatever_was_freed_before() -> None:
+    session = Session()
+    session.contender = Contender({"run": lambda: torch.ones(2**24)}, "eager", {})
+    freed = [bytearray(1000) for _ in range(200_000)]
+    del freed
+    assert session.answer({"memory": "run"})["peak_mib"] == pytest.approx(64, abs=8)
+
+
 def test_nan_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Contender({"run": lambda: torch.tensor(float("nan"))}, "eager", {})
     monkeypatch.setattr("tdn.bench.worker.build", lambda message: broken)

@@ -90,6 +90,13 @@ PRODUCTS = {
     },
 }  # fmt: skip
 
+
+def _matched(package: str, module: str, name: str) -> Peer:
+    """A package's network at our sizes instead of those that it publishes."""
+    work = f"{name} at our channels, degree and layers"
+    return Peer(package, f"tdn.bench.models.{module}:matched", work, optional=True)
+
+
 MODELS = {
     "ours": Peer("tdn", "tdn.bench.models.ours:build", "TDN"),
     "ours_eager": Peer("tdn", "tdn.bench.models.ours:build", "TDN", {"compiled": False}),
@@ -105,6 +112,11 @@ MODELS = {
         "torchmdnet", "tdn.bench.models.tensornet:build", "TensorNet, 128 channels, 2 layers"
     ),
     "esen_l2": Peer("fairchem.core", "tdn.bench.models.esen:build", "eSCN-MD of eSEN, lmax 2, 128 channels, 4 layers"),
+    "mace_matched": _matched("mace", "mace", "MACE"),
+    "nequip_matched": _matched("nequip", "nequip", "NequIP, each degree once,"),
+    "sevennet_matched": _matched("sevenn", "sevennet", "SevenNet"),
+    "tensornet_matched": _matched("torchmdnet", "tensornet", "TensorNet, degrees up to 2,"),
+    "esen_matched": _matched("fairchem.core", "esen", "eSCN-MD of eSEN"),
     "public_tdn_l1": Peer(
         "torch_geometric", "tdn.bench.models.public_tdn:build",
         "public TDN code, 128 channels, 4 layers, L=1; no cell: the atoms as a cluster", {"lmax": 1}, optional=True,

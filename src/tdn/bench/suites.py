@@ -165,17 +165,18 @@ def scaling(
 ) -> dict[str, Any]:
     """Time and memory an atom for boxes of water of growing size, and a molecule for growing batches of ethanol.
 
-    A size that would not fit into the free memory, judged by the one before, is left out with the reason.
+    Sizes that would not fit into the free memory, judged by the one before, are left out with the reason.
     """
     rows, left_out = [], []
     for count in threads:
         need_per_atom = 0.0
-        for size in sizes:
+        for size in sorted(sizes):
             structure = systems.water_of_size(size)
             needed, free = need_per_atom * len(structure) / 1024, free_gib()
             if free is not None and needed > 0.8 * free:
-                left_out.append({"threads": count, "atoms": len(structure), "reason": f"needs {needed:.1f} GiB"})
-                break
+                reason = f"needs {needed:.1f} GiB, of {free:.1f} that are free"
+                left_out.append({"threads": count, "atoms": len(structure), "reason": reason})
+                continue
             row = _scaled([structure], "water", count, peers, task, interpreters, progress)
             need_per_atom = max((row["memory_kib_per_atom"].values()), default=0.0) / 1024
             rows.append(row)

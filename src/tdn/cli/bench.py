@@ -198,7 +198,7 @@ def train_step(
 @app.command()
 def scaling(
     atoms: Annotated[str, typer.Option("--atoms", help="Sizes of the water boxes, by commas.")] = (
-        "100,300,1000,3000,10000,30000,100000"
+        "100,300,1000,3000,10000,30000,100000,1000000"
     ),
     batches: Annotated[str, typer.Option("--batches", help="Ethanol molecules in a batch, by commas.")] = "1,4,16,64",
     lmax: LmaxOption = 2,

@@ -25,6 +25,12 @@ class ESEN(nn.Module):
         return self.head(data, self.backbone(data))
 
 
+def matched(task: Task) -> Contender:
+    """ESEN with our channels, degree and layers."""
+    channels, lmax, layers = (task.settings[name] for name in ("channels", "lmax", "layers"))
+    return build(task, channels, lmax, layers)
+
+
 def build(task: Task, channels: int = 128, lmax: int = 2, layers: int = 4) -> Contender:
     """Energies and forces in eager PyTorch, the neighbour list made before."""
     from ase.neighborlist import neighbor_list

@@ -14,8 +14,16 @@ from tdn.bench.models.common import atoms_of, contender, mean_neighbors, species
 from tdn.bench.worker import Contender, Task
 
 
-def build(task: Task, channels: int, compiled: bool = False) -> Contender:
-    """MACE with `channels` channels and max_L=1, eager (its default on CPUs) or through its `torch.compile` mode."""
+def matched(task: Task) -> Contender:
+    """MACE with our channels, layers, and degree of features and harmonics."""
+    channels, lmax, layers = (task.settings[name] for name in ("channels", "lmax", "layers"))
+    return build(task, channels, max_l=lmax, max_ell=lmax, layers=layers)
+
+
+def build(
+    task: Task, channels: int, max_l: int = 1, max_ell: int = 3, layers: int = 2, compiled: bool = False
+) -> Contender:
+    """MACE, eager (its default on CPUs) or through its `torch.compile` mode."""
     # MACE first: it sets what lets its old e3nn read its tables.
     data, modules, tools, o3 = map(importlib.import_module, ("mace.data", "mace.modules", "mace.tools", "e3nn.o3"))
 
@@ -31,9 +39,10 @@ def build(task: Task, channels: int, compiled: bool = False) -> Contender:
 
     def make() -> Any:
         return modules.ScaleShiftMACE(
-            r_max=cutoff, num_bessel=8, num_polynomial_cutoff=5, max_ell=3, interaction_cls=interaction,
-            interaction_cls_first=interaction, num_interactions=2, num_elements=len(numbers),
-            hidden_irreps=o3.Irreps(f"{channels}x0e + {channels}x1o"), MLP_irreps=o3.Irreps("16x0e"),
+            r_max=cutoff, num_bessel=8, num_polynomial_cutoff=5, max_ell=max_ell, interaction_cls=interaction,
+            interaction_cls_first=interaction, num_interactions=layers, num_elements=len(numbers),
+            hidden_irreps=o3.Irreps([(channels, (l, (-1) ** l)) for l in range(max_l + 1)]),
+            MLP_irreps=o3.Irreps("16x0e"),
             gate=torch.nn.functional.silu, atomic_energies=np.zeros(len(numbers)),
             avg_num_neighbors=mean_neighbors(edges, task), atomic_numbers=numbers, correlation=3,
             radial_type="bessel", atomic_inter_scale=1.0, atomic_inter_shift=0.0,

@@ -10,7 +10,13 @@ from tdn.bench.models.common import atoms_of, contender, mean_neighbors, species
 from tdn.bench.worker import Contender, Task
 
 
-def build(task: Task, features: int = 64, lmax: int = 2, layers: int = 4) -> Contender:
+def matched(task: Task) -> Contender:
+    """NequIP with our channels, degree and layers, each degree once: no parity."""
+    features, lmax, layers = (task.settings[name] for name in ("channels", "lmax", "layers"))
+    return build(task, features, lmax, layers, parity=False)
+
+
+def build(task: Task, features: int = 64, lmax: int = 2, layers: int = 4, parity: bool = True) -> Contender:
     """NequIP, eager: its compiled modes are for inference packages and GPUs."""
     from ase.data import chemical_symbols
     from nequip.data import AtomicDataDict, compute_neighborlist_, from_ase
@@ -28,7 +34,7 @@ def build(task: Task, features: int = 64, lmax: int = 2, layers: int = 4) -> Con
     batch[AtomicDataDict.ATOM_TYPE_KEY] = index[batch[AtomicDataDict.ATOMIC_NUMBERS_KEY].view(-1)]
     batch = AtomicDataDict.to_(batch, task.device)
     model = NequIPGNNModel(
-        seed=0, model_dtype=task.dtype, type_names=symbols, r_max=cutoff, num_layers=layers, l_max=lmax, parity=True,
+        seed=0, model_dtype=task.dtype, type_names=symbols, r_max=cutoff, num_layers=layers, l_max=lmax, parity=parity,
         num_features=features, radial_mlp_depth=2, radial_mlp_width=64, avg_num_neighbors=mean_neighbors(edges, task),
         per_type_energy_scales=1.0, per_type_energy_shifts=dict.fromkeys(symbols, 0.0),
     ).to(task.device)  # fmt: skip

@@ -12,8 +12,17 @@ from tdn.bench.models.common import atoms_of, contender, mean_neighbors, species
 from tdn.bench.worker import Contender, Task
 
 
-def build(task: Task) -> Contender:
-    """SevenNet-0, eager: its faster products, FlashTP and cuEquivariance, need a GPU."""
+def matched(task: Task) -> Contender:
+    """SevenNet with our channels, degree and layers."""
+    channels, lmax, layers = (task.settings[name] for name in ("channels", "lmax", "layers"))
+    return build(task, channel=channels, lmax=lmax, num_convolution_layer=layers, irreps_manual=False)
+
+
+def build(task: Task, **sizes: int) -> Contender:
+    """SevenNet-0, or that with other `sizes` in its configuration.
+
+    Eager: its faster products, FlashTP and cuEquivariance, need a GPU.
+    """
     import sevenn
     import sevenn._keys as keys
     import yaml
@@ -31,6 +40,7 @@ def build(task: Task) -> Contender:
     edges = int(batch[keys.EDGE_IDX].shape[1])
     preset = Path(str(sevenn.__file__)).parent / "presets" / "sevennet-0.yaml"
     config = yaml.safe_load(preset.read_text(encoding="utf-8"))["model"]
+    config |= sizes
     config["chemical_species"] = [chemical_symbols[z] for z in species_of(task)]
     config["cutoff"], config["cutoff_function"]["cutoff_on"] = cutoff, 0.9 * cutoff
     config = {

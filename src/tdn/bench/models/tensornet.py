@@ -39,6 +39,11 @@ class GivenNeighbours(nn.Module):
         return self.pairs, squares.masked_fill(loops, 1.0).sqrt().masked_fill(loops, 0.0), vectors
 
 
+def matched(task: Task) -> Contender:
+    """TensorNet with our channels and layers; its degrees always end at 2."""
+    return build(task, task.settings["channels"], task.settings["layers"])
+
+
 def build(task: Task, channels: int = 128, layers: int = 2) -> Contender:
     """TensorNet with its Warp operations where they can be imported, in eager PyTorch otherwise."""
     from torchmdnet.models import tensornet
