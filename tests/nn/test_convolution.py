@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tdn.nn.kernels import EdgeIndex, PlainOperators, convolution, convolve, reference
+from tdn.nn.kernels import EdgeIndex, PlainOperators, convolution, convolve, cpu, reference
 from tdn.nn.kernels.convolution import aggregate, edge_gradients, table_gradient
 from tdn.nn.kernels.graph import group_by
 
@@ -55,9 +55,12 @@ def test_convolution_is_its_sum(name: str, spline: bool) -> None:
     torch.testing.assert_close(convolve(*tensors, knot, edges), expected, rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "no compiler"])
 @pytest.mark.parametrize("spline", [False, True])
 @pytest.mark.parametrize("name", ["ragged", "isolated nodes", "receivers in any order"])
-def test_derivatives_of_both_orders(name: str, spline: bool) -> None:
+def test_derivatives_of_both_orders(name: str, spline: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(cpu, "library", lambda *_: None)
     edges = graph(name)
     tensors, knot = arguments(edges, spline)
 
@@ -87,6 +90,15 @@ def test_operators_agree_with_plain_pytorch_through_the_double_backward(spline: 
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("spline", [False, True])
+def test_empty_graph_trains_on_forces(spline: bool) -> None:
+    edges = graph("no edges")
+    tensors, knot = arguments(edges, spline)
+    energy, *derivatives = force_training(lambda *t: convolve(*t, knot, edges), tensors)
+    assert energy == 0.0
+    assert not any(derivative.any() for derivative in derivatives)
+
+
 def big_problem(dtype: torch.dtype, rank: int, degrees: int, channels: int, pairs: int, spline: bool) -> tuple:
     generator = torch.Generator().manual_seed(1)
     nodes, count = 11, 90
@@ -98,6 +110,14 @@ def big_problem(dtype: torch.dtype, rank: int, degrees: int, channels: int, pair
     tensors = [torch.randn(*shape, dtype=dtype, generator=generator) for shape in shapes]
     knot = torch.randint(0, 17, (count,), generator=generator) if spline else None
     return tensors, knot, list(EdgeIndex.build(senders, receivers, nodes))
+
+
+def all_operators(g: Tensor, y: Tensor, basis: Tensor, table: Tensor, x: Tensor, *graph: Any) -> tuple[Tensor, ...]:
+    return (
+        aggregate(y, basis, table, x, *graph),
+        *edge_gradients(g, y, basis, table, x, *graph),
+        table_gradient(g, y, basis, x, *graph, table.shape[0]),
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -112,11 +132,7 @@ def test_every_size_agrees_with_the_reference(
 ) -> None:
     (g, y, basis, table, x), knot, edges = big_problem(dtype, rank, degrees, channels, pairs, spline)
     rows = table.shape[0]
-    results = (
-        aggregate(y, basis, table, x, knot, edges),
-        *edge_gradients(g, y, basis, table, x, knot, edges),
-        table_gradient(g, y, basis, x, knot, edges, rows),
-    )
+    results = all_operators(g, y, basis, table, x, knot, edges)
     expected = (
         reference.aggregate(y, basis, table, x, knot, edges),
         *reference.edge_gradients(g, y, basis, table, x, knot, edges),
@@ -148,14 +164,19 @@ def test_indices_beyond_32_bits_reach_their_elements(huge_and_small: tuple[Any, 
 
 
 def test_layout_of_the_input_changes_nothing() -> None:
-    (_, y, basis, table, x), knot, edges = big_problem(torch.float32, 17, 3, 20, 1, True)
+    tensors, knot, edges = big_problem(torch.float32, 17, 3, 20, 1, True)
+    strided = [t.transpose(0, -1).contiguous().transpose(0, -1) for t in tensors]
+    assert not any(t.is_contiguous() for t in strided)
+    pairs = zip(all_operators(*strided, knot, edges), all_operators(*tensors, knot, edges), strict=True)
+    assert all(torch.equal(found, expected) for found, expected in pairs)
 
-    def strided(t: Tensor) -> Tensor:
-        return t.transpose(0, -1).contiguous().transpose(0, -1)
 
-    expected = aggregate(y, basis, table, x, knot, edges)
-    assert not strided(y).is_contiguous()
-    assert torch.equal(aggregate(strided(y), strided(basis), strided(table), strided(x), knot, edges), expected)
+def test_bfloat16_is_as_exact_as_its_storage() -> None:
+    tensors, knot, edges = big_problem(torch.bfloat16, 17, 3, 20, 1, True)
+    exact = all_operators(*(t.double() for t in tensors), knot, edges)
+    for found, expected in zip(all_operators(*tensors, knot, edges), exact, strict=True):
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=0.02 * float(expected.abs().max()))
 
 
 def test_same_result_in_every_run() -> None:

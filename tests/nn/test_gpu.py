@@ -157,6 +157,26 @@ def test_non_contiguous_arguments_agree() -> None:
 
 
 @direct
+def test_indices_beyond_32_bits_reach_their_elements(huge_and_small: tuple[Any, Any]) -> None:
+    if DEVICE != "cpu":
+        pytest.skip("the arrays are files in this machine's memory")
+    results = []
+    for problem in huge_and_small:
+        tensors, edges, small = problem.tensors, problem.edges, huge_and_small[1]
+        few_nodes = {**tensors, "x": small.tensors["x"], "edges": small.edges}
+        few_rows = {**tensors, "knot": small.tensors["knot"]}
+        few_nodes.pop("g")
+        few_rows.pop("table")
+        results.append([
+            gpu.aggregate(**few_nodes), *gpu.edge_gradients(**tensors, edges=edges),
+            gpu.table_gradient(**few_rows, edges=edges, rows=problem.rows),
+        ])  # fmt: skip
+    for huge, small in zip(*results, strict=True):
+        assert small.abs().max() > 0
+        torch.testing.assert_close(huge, small, rtol=1e-6, atol=1e-5)
+
+
+@direct
 def test_every_run_gives_the_same_bits() -> None:
     tensors, edges, _ = arguments("ragged", torch.float32, ranks=6, channels=5, pairs=1, terms=4)
     del tensors["g"]
