@@ -19,7 +19,7 @@ from ase.io import write
 from tdn import Potential, TDNCalculator, TDNConfig, save_model
 from tdn.cli.main import main
 from tdn.errors import ExportError
-from tdn.interfaces.agreement import require_agreement
+from tdn.interfaces.agreement import comparable, require_agreement
 from tdn.interfaces.engine import EngineCore, engine_arguments
 from tdn.models.compiled import compiler_available
 from tdn.neighbors import neighbor_list
@@ -70,17 +70,17 @@ def test_unknown_elements_have_no_energy() -> None:
 
 def test_export_that_differs_is_refused() -> None:
     potential = make_potential()
-    core = EngineCore(potential)
+    core, structures = EngineCore(potential), comparable(potential, None)
 
     def evaluate(structure: Structure, error: float) -> tuple:
         energies, forces, virials = core(*engine_arguments(structure, potential.r_max))
         stress = None if structure.volume is None else -virials.sum(0).numpy() / structure.volume
         return float(energies.sum()), forces.numpy() * (1.0 + error), stress
 
-    assert require_agreement(lambda s: evaluate(s, 0.0), potential, None).passed
+    assert require_agreement(lambda s: evaluate(s, 0.0), potential, structures).passed
     for error in (1e-4, np.nan):
         with pytest.raises(ExportError, match="differs from the original"):
-            require_agreement(lambda s, error=error: evaluate(s, error), potential, None)
+            require_agreement(lambda s, error=error: evaluate(s, error), potential, structures)
 
 
 @pytest.mark.slow

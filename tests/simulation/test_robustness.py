@@ -42,15 +42,21 @@ def model_file(tmp_path: Path) -> Path:
     return tmp_path / "gentle.tdn"
 
 
-# Command -> its options for a quick run; `OUT` becomes its output.
+# Command -> its arguments for a quick run; `OUT` becomes its output.
+INPUT = ("MODEL", "STRUCTURE")
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "relax": ("-o", "OUT.extxyz", "--steps", "2"),
-    "md": ("-o", "OUT", "--steps", "4", "--log-interval", "2"),
-    "vibrations": ("-o", "OUT", "--no-relax"),
-    "elastic": ("-o", "OUT", "--no-relax", "--fmax", "1e4"),
-    "phonons": ("-o", "OUT", "--no-relax", "--supercell", "1", "1", "1", "--mesh", "4"),
-    "eval": ("-o", "OUT"),
+    "relax": (*INPUT, "-o", "OUT.extxyz", "--steps", "2"),
+    "md": (*INPUT, "-o", "OUT", "--steps", "4", "--log-interval", "2"),
+    "vibrations": (*INPUT, "-o", "OUT", "--no-relax"),
+    "elastic": (*INPUT, "-o", "OUT", "--no-relax", "--fmax", "1e4"),
+    "phonons": (*INPUT, "-o", "OUT", "--no-relax", "--supercell", "1", "1", "1", "--mesh", "4"),
+    "eval": (*INPUT, "-o", "OUT"),
+    "check": (*INPUT, "--json", "OUT.json", "--quick", "--dtype", "float64"),
+    "export": ("MODEL", "--to", "lammps", "--check", "STRUCTURE", "-o", "OUT.pt"),
+    "bench": (*INPUT, "--json", "OUT.json", "--rounds", "1", "--eager", "--threads", "1"),
 }
+# Each takes seconds, since a process of its own is measured: only what is refused before is tried.
+SLOW = ("bench",)
 
 
 def slab() -> Atoms:
@@ -76,14 +82,16 @@ INPUTS: dict[str, tuple[Callable[[], Atoms] | None, str, dict[str, int]]] = {
     "unknown element": (lambda: Atoms("AuH", positions=[[0, 0, 0], [0, 0, 1.5]]), "Au", {"relax": 1}),
     "NaN": (with_nan, "NaN", {"relax": 1}),
     "on top of each other": (overlapping, "apart", {"relax": 1}),
-    "one atom": (lambda: Atoms("H"), "", dict.fromkeys(("relax", "md", "vibrations"), 0)),
+    "one atom": (lambda: Atoms("H"), "", dict.fromkeys(("relax", "md", "vibrations", "export"), 0)),
     "small cell": (lambda: bulk("C"), "", dict.fromkeys(COMMANDS, 0)),
-    "slab": (slab, "", dict.fromkeys(("relax", "md", "vibrations", "eval"), 0)),
+    "slab": (slab, "", dict.fromkeys(("relax", "md", "vibrations", "eval", "check", "export"), 0)),
 }
 
 
 def arguments(command: str, model: Path, structure: Path, output: object) -> list[object]:
-    return [command, model, structure, *(option.replace("OUT", str(output)) for option in COMMANDS[command]), "-q"]
+    names = {"MODEL": model, "STRUCTURE": structure}
+    given = (names.get(option, option.replace("OUT", str(output))) for option in COMMANDS[command])
+    return [command, *given, "-q"]
 
 
 @pytest.mark.parametrize("name", INPUTS)
@@ -99,6 +107,8 @@ def test_command_survives_input(
     if command == "phonons":
         pytest.importorskip("phonopy", reason="phonopy is not installed (pip install 'tdn[phonons]')")
     make, word, codes = INPUTS[name]
+    if command in SLOW and (not word or codes.get(command, 2) != 2):
+        pytest.skip("takes a process of its own")
     path = tmp_path / "start.extxyz"
     path.touch() if make is None else write(path, make())
     code = run(monkeypatch, *arguments(command, model_file, path, tmp_path / "out"))

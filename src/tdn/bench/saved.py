@@ -12,6 +12,8 @@ from tdn.bench.results import NS_PER_DAY_MS, summarise
 from tdn.bench.rounds import Interpreters, Measurement, measure
 from tdn.bench.suites import free_gib
 from tdn.errors import TDNError
+from tdn.modelfile import load_model
+from tdn.neighbors import neighbor_list
 from tdn.structure import Structure
 
 # Memory an atom is measured on copies of the structure with this many atoms, where fixed costs no longer count.
@@ -35,8 +37,11 @@ def run_model(
         progress: Called with what is being done.
 
     Raises:
-        TDNError: If the model cannot be loaded or does not know the structure's elements.
+        TDNError: If the model cannot be loaded or cannot compute the structure.
     """
+    potential = load_model(model)
+    potential.check_elements(structure.numbers)
+    neighbor_list(structure, potential.r_max)  # refuses atoms on top of each other
     peer = Peer("tdn", "tdn.bench.models.ours:saved", "", {"path": os.path.abspath(model), "compiled": compiled})
     passes, settings = ("energy_forces", "step", "list", "reuse"), {"large_atoms": LARGE_ATOMS}
     sized = Measurement(

@@ -251,15 +251,13 @@ def run(
     """What a model costs on a structure: ms a step, ns/day at 1 fs, peak memory, the largest system that fits."""
     from tdn.bench.results import setting
     from tdn.bench.saved import run_model
-    from tdn.data.formats import expand_paths, read_atoms
+    from tdn.cli.minimum import read_structure
     from tdn.modelfile import read_header
     from tdn.models.compiled import compiler_available
     from tdn.structure import Structure
 
     read_header(model)
-    frames = [frame for path in expand_paths([structure]) for frame in read_atoms(path)]
-    atoms = Structure.from_ase(frames[-1])
-    choose_dtype(dtype)
+    atoms = Structure.from_ase(read_structure(structure))
     task = _task(rounds, device, dtype, threads, "15m")
     with _progress(quiet) as progress:
         found = run_model(model, atoms, task, compiled=not eager and compiler_available(), progress=progress)

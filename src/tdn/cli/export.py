@@ -57,7 +57,9 @@ def export(
     ] = None,
     structures: Annotated[
         list[str] | None,
-        typer.Option("--check", help="Compare on the frames of this file; on structures of its elements if left out."),
+        typer.Option(
+            "--check", help="Compare near the frames of this file; on structures of its elements if left out."
+        ),
     ] = None,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "auto",

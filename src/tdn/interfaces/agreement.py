@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tdn.checks.probes import probe_structures, supercell
+from tdn.checks.measure import AMPLITUDE, with_generators
+from tdn.checks.probes import displaced, probe_structures, supercell
 from tdn.errors import ExportError
 from tdn.graph import AtomGraph
 from tdn.models.potential import Potential
+from tdn.neighbors import neighbor_list
 from tdn.structure import Structure
 
 Array = NDArray[np.float64]
@@ -45,20 +47,40 @@ class Agreement:
         return all(value <= self.limit for value in (self.energy, self.forces, self.stress))
 
 
-def require_agreement(evaluate: Evaluate, potential: Potential, structures: Sequence[Structure] | None) -> Agreement:
+def comparable(potential: Potential, structures: Sequence[Structure] | None) -> Sequence[Structure]:
+    """What to compare on: call it before the export, which may take a minute.
+
+    The atoms of given structures are displaced a little, and the image of a lone periodic atom becomes an atom of its
+    own: differences are relative, and the forces in a minimum or in a perfect crystal are nothing but rounding.
+
+    Args:
+        potential: The model.
+        structures: Given ones; clusters, a crystal and a supercell of the model's elements if None.
+
+    Raises:
+        DataError: If the model cannot compute one of them.
+    """
+    if structures is None:
+        structures = probe_structures(potential.elements, potential.r_max)
+        return (*structures, supercell(structures[-1]))
+    for structure in structures:
+        potential.check_elements(structure.numbers)
+        neighbor_list(structure, potential.r_max)  # refuses atoms on top of each other
+    larger = [supercell(structure) if len(structure) == 1 else structure for structure in structures]
+    return [displaced(structure, AMPLITUDE, rng, 1)[0] for structure, rng in with_generators(larger)]
+
+
+def require_agreement(evaluate: Evaluate, potential: Potential, structures: Sequence[Structure]) -> Agreement:
     """Compare an export with its model.
 
     Args:
         evaluate: Runs the export.
         potential: The model it was made of.
-        structures: What to compare on; clusters, a crystal and a supercell of the model's elements if None.
+        structures: What to compare on, of `comparable`.
 
     Raises:
         ExportError: If a result differs by more than the limit; the export must not be used.
     """
-    if structures is None:
-        structures = probe_structures(potential.elements, potential.r_max)
-        structures = (*structures, supercell(structures[-1]))
     differences = np.array([_differences(evaluate, potential, structure) for structure in structures])
     # `max` of NumPy hands a NaN on, as it should.
     energy, forces, stress = differences.max(axis=0)

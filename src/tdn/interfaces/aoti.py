@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tdn.errors import ExportError
 from tdn.files import atomic_write
-from tdn.interfaces.agreement import Agreement, Array, Evaluate, require_agreement
+from tdn.interfaces.agreement import Agreement, Array, Evaluate, comparable, require_agreement
 from tdn.interfaces.engine import EngineCore, describe, engine_arguments
 from tdn.models.compiled import EXAMPLE_ATOMS, EXAMPLE_EDGES, compiler_available
 from tdn.models.potential import Potential
@@ -36,13 +36,15 @@ def export_aoti(
     Args:
         potential: The model.
         path: Destination, `*.pt2`; written only if the package agrees with the model.
-        structures: What to compare on; made of the model's elements if None.
+        structures: What to compare on, displaced a little; made of the model's elements if None.
 
     Raises:
+        DataError: If the model cannot compute one of the structures.
         ExportError: If there is no C++ compiler or the package differs from the model.
     """
     if not compiler_available():
         raise ExportError("AOTInductor needs a C++ compiler: install g++ or clang++ and export again.")
+    structures = comparable(potential, structures)
     program = torch.export.export(trace(potential), _example(potential.device), dynamic_shapes=_dynamic_shapes())
     metadata = {METADATA_KEY: json.dumps(describe(potential))}
     with atomic_write(path) as temporary, warnings.catch_warnings():

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from tdn.errors import ConfigError, ExportError
 from tdn.files import atomic_write
-from tdn.interfaces.agreement import Agreement, Array, Evaluate, require_agreement
+from tdn.interfaces.agreement import Agreement, Array, Evaluate, comparable, require_agreement
 from tdn.interfaces.engine import EngineCore, describe
 from tdn.models.compiled import EXAMPLE_ATOMS, EXAMPLE_EDGES
 from tdn.models.potential import Potential
@@ -185,8 +185,10 @@ def export_metatomic(
     """Write `potential` to `path`, usually `*.pt`, and compare the two through metatomic's ASE calculator.
 
     Raises:
+        DataError: If the model cannot compute one of the structures.
         ExportError: If the file differs from the model; nothing is written then.
     """
+    structures = comparable(potential, structures)
     model = metatomic_model(potential, os.path.splitext(os.path.basename(path))[0])
     with atomic_write(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from tdn.errors import ConfigError, DataError, ExportError
 from tdn.files import atomic_write
-from tdn.interfaces.agreement import Agreement, require_agreement
+from tdn.interfaces.agreement import Agreement, comparable, require_agreement
 from tdn.modelfile import load_model, save_model
 from tdn.models.potential import Potential
 from tdn.models.tdn import TDN
@@ -228,15 +228,17 @@ def export_lammps(
     Args:
         potential: The model.
         path: Destination; LAMMPS wants `*.pt`.
-        structures: What to compare on; made of the model's elements if None.
+        structures: What to compare on, displaced a little; made of the model's elements if None.
 
     Raises:
+        DataError: If the model cannot compute one of the structures.
         ExportError: For another suffix, or if the file differs from the model; nothing is written then.
     """
     from tdn.interfaces.mliap_ranks import run_on_ranks
 
     if Path(path).suffix != ".pt":
         raise ExportError(f"LAMMPS loads {os.fspath(path)} only if its name ends in .pt: name it so.")
+    structures = comparable(potential, structures)
     unified = MLIAPPotential(potential)
     rebuild, arguments = unified.__reduce__()
     original, rebuilt = copy.deepcopy(potential).cpu(), rebuild(*arguments)
