@@ -112,7 +112,7 @@ def choose_frames(file: Path, num_train: int, num_valid: int) -> dict[str, Frame
     frames = read_frames(file)
     if num_train + num_valid > len(frames):
         raise SystemExit(f"{file.name} has {len(frames)} frames: too few for {num_train} + {num_valid}.")
-    order = np.random.default_rng(SHUFFLE_SEED).permutation(len(frames))
+    order = np.random.default_rng(SHUFFLE_SEED).permutation(len(frames)).tolist()
     return {"train": frames.select(order[:num_train]), "valid": frames.select(order[len(order) - num_valid :])}
 
 
@@ -212,8 +212,8 @@ def main() -> None:
     torch.set_num_threads(1)
     try:
         chosen = choose_variants(arguments.variants, [" ".join(text.split()) for text in arguments.override])
-        folder = None if arguments.file else data_folder("rmd17", os.environ.get("TDN_DATA"))
-        file = arguments.file or folder / f"rmd17_{arguments.molecule}_train_01.npz"
+        name = f"rmd17_{arguments.molecule}_train_01.npz"
+        file = arguments.file or data_folder("rmd17", os.environ.get("TDN_DATA")) / name
         parts = choose_frames(file, arguments.frames, arguments.valid)
         for text in chosen.values():
             load_config(None, ["train=a.xyz", "output=run", *arguments.base.split(), *text.split()])
