@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from tdn.bench.results import short
 from tdn.cp.tables import load_table
-from tdn.reproduce.summary import group, tables
+from tdn.models.architectures import build_potential
+from tdn.models.tdn import TDNConfig
+from tdn.reproduce.figure import clock
+from tdn.reproduce.suites import SUITES, Entry
+from tdn.reproduce.summary import UNITS, Group, group, tables
+from tdn.training.config import PRESETS, RunConfig
 
 ROOT = Path(__file__).parents[1]
 DEGREES = range(1, 7)
@@ -64,6 +70,68 @@ def accuracy() -> str:
         rows.append((f"rmd17, {result['molecule']}", "tdn-small", "15 min", f"{energy} meV", forces, link))
     header = ("data", "model", "time", "energy MAE / RMSE", "forces MAE / RMSE, meV/Å", "result")
     return markdown(header, rows)
+
+
+def presets() -> str:
+    """Shape of every preset, and what it reached in `tdn reproduce SUITE`; results with other settings do not count."""
+    groups = [
+        (f"{content['suite']}, {entry}", SUITES[content["suite"]].entry(entry), own)
+        for path in sorted((ROOT / "benchmarks" / "results").glob("accuracy_*.json"))
+        for content in [json.loads(path.read_text(encoding="utf-8"))]
+        for entry, groups in group(content["results"]).items()
+        for own in groups
+    ]
+    rows = []
+    for name in PRESETS:
+        config = RunConfig.parse({"preset": name, "data": {"train": "a.xyz"}, "output": "run"})
+        model = config.model
+        assert isinstance(model, TDNConfig)
+        size = sum(p.numel() for p in build_potential(model, dict.fromkeys((1, 6, 8), 0.0), 1.0, {}).parameters())
+        shape = (f"`{name}`", model.lmax, model.num_channels, model.num_layers, f"{size / 1000:.0f}k")
+        found = [
+            _preset_cells(data, entry, own)
+            for data, entry, own in groups
+            if own.contender == f"tdn-{name}" and all(_is_made_with(config, result) for result in own.results)
+        ]
+        rows += [(*shape, *cells) for cells in found or [("not measured yet", *[""] * 5)]]
+    header = (
+        "preset",
+        "L",
+        "channels",
+        "layers",
+        "parameters",
+        "data",
+        "training",
+        "ms a step",
+        "energy",
+        "forces",
+        "ms",
+    )
+    return markdown(header, rows)
+
+
+def _preset_cells(data: str, entry: Entry, own: Group) -> tuple[str, ...]:
+    block = next(iter(entry.blocks))
+    errors = []
+    for quantity in (entry.energy, "forces"):
+        values = own.errors(block, quantity, "mae")
+        deviation = stdev(values) if len(values) > 1 else None
+        errors.append(f"{_over_seeds([fmean(values), deviation])} {UNITS[quantity]}")
+    machine = "" if own.results[0]["device"] == "cpu" else f" on {own.results[0]['device']}"
+    pace, inference = (short(own.mean(key), 2) for key in ("ms_per_step", "inference_ms"))
+    return data, clock(own.seconds) + machine, pace, *errors, inference
+
+
+def _is_made_with(config: RunConfig, result: Mapping[str, Any]) -> bool:
+    """Whether a result is of this preset as it is now, as far as the settings written then go."""
+    now, then = config.model_dump(mode="json"), result["settings"]
+    changing = {*config.model.STATISTICS, "max_time", "max_steps", "max_epochs", "tensorboard", "checkpoint_interval"}
+    return all(
+        value == now[section].get(key)
+        for section in ("model", "training")
+        for key, value in then[section].items()
+        if key not in changing
+    )
 
 
 def _bench(name: str) -> dict[str, Any]:
@@ -188,7 +256,7 @@ def _over_seeds(pair: list[float | None]) -> str:
 
 TABLES = {
     "ranks": ranks, "accuracy": accuracy, "speed": speed, "networks": networks, "startup": startup,
-    "symmetry": symmetry, "roofline": roofline, "ablation": ablation,
+    "symmetry": symmetry, "roofline": roofline, "ablation": ablation, "presets": presets,
 }  # fmt: skip
 
 
@@ -202,8 +270,8 @@ def updated(text: str) -> str:
 
 def pages() -> list[Path]:
     """Pages with measured tables."""
-    concepts = ROOT / "docs" / "concepts"
-    return [ROOT / "README.md", concepts / "kernel.md", concepts / "ablation.md"]
+    docs = ROOT / "docs"
+    return [ROOT / "README.md", docs / "concepts/kernel.md", docs / "concepts/ablation.md", docs / "howto/train.md"]
 
 
 if __name__ == "__main__":
