@@ -11,6 +11,7 @@ from tdn.data.reading import read_frames
 from tdn.datasets import organics_path
 from tdn.errors import ConfigError, DataError
 from tdn.reproduce.entries import choose_entries, data_folder, read_entry, write_frames
+from tdn.reproduce.figure import pareto_front
 from tdn.reproduce.suites import SUITES, Block, Entry, Part
 
 COUNTS = {
@@ -91,3 +92,8 @@ def test_written_frames_are_read_as_the_same(tmp_path: Path) -> None:
         assert new.energy == old.energy
         assert np.allclose(new.positions, old.positions, atol=1e-7)
         assert np.allclose(new.forces, old.forces, atol=1e-7)
+
+
+def test_front_is_what_nothing_beats_in_cost_and_error() -> None:
+    points = [(3.0, 5.0), (1.0, 9.0), (2.0, 9.5), (2.0, 7.0), (4.0, 5.0)]
+    assert pareto_front(points) == [(1.0, 9.0), (2.0, 7.0), (3.0, 5.0)]

@@ -143,16 +143,20 @@ def learning_curve(
     """
     figure, axes = new_figure()
     shown = [np.zeros(0)]
+    both = [y for y in (train, valid) if y is not None and np.isfinite(y).any()]
+    ends = [float(y[np.isfinite(y)][-1]) for y in both]
     for y, color, width in ((train, MUTED, 1.0), (valid, ACCENT, 1.8)):
         if y is None or not np.isfinite(y).any():
             continue
         known = np.isfinite(y)
+        # The lower of two curves has its number below, so that numbers of close curves do not cover each other.
+        above = len(ends) == 1 or y[known][-1] == max(ends)
         axes.plot(
             x[known], y[known], color=color, linewidth=width, marker="o" if known.sum() < 30 else None, markersize=3
         )
         axes.annotate(
-            f"{y[known][-1]:.3g}", (x[known][-1], y[known][-1]), xytext=(0, 5), textcoords="offset points", ha="right",
-            color=color, fontweight="bold",
+            f"{y[known][-1]:.3g}", (x[known][-1], y[known][-1]), xytext=(0, 5 if above else -5),
+            textcoords="offset points", ha="right", va="bottom" if above else "top", color=color, fontweight="bold",
         )  # fmt: skip
         shown.append(y[known])
     for k, (name, times, y) in enumerate(others):

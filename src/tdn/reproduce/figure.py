@@ -55,22 +55,28 @@ def _curves(axis: Any, groups: Sequence[Group], colours: Mapping[str, str]) -> N
             named.add(group.contender)
             marker = "." if len(points) < 40 else ""
             axis.plot(*zip(*points, strict=True), color=colours[group.contender], lw=1.2, marker=marker, label=label)
+            # Where the learning rate has annealed: runs are compared by their ends.
+            axis.plot(*zip(*points[-1:], strict=True), "o", color=colours[group.contender], ms=5)
     axis.set(xlabel="training, min", ylabel="force MAE, meV/Å")
     _logarithmic(axis)
     axis.legend(fontsize=8, frameon=False)
 
 
 def _front(axis: Any, entry: Entry, groups: Sequence[Group], colours: Mapping[str, str]) -> None:
-    """Test errors of the first block: down and left is better."""
+    """Test errors of the first block: down and left is better; lines join what nothing beats in the same time."""
     name, block = next(iter(entry.blocks.items()))
+    reached: dict[float, list[tuple[float, float]]] = {}
     for group in groups:
         errors = group.errors(name, "forces", entry.measure)
         if not errors:
             continue
         x, y = group.mean("inference_ms"), fmean(errors)
+        reached.setdefault(group.seconds, []).append((x, y))
         spread = [[y - min(errors)], [max(errors) - y]]
         axis.errorbar([x], [y], yerr=spread, fmt="o", ms=6, color=colours[group.contender], capsize=2)
         axis.annotate(clock(group.seconds), (x, y), textcoords="offset points", xytext=(6, 3), fontsize=7)
+    for points in reached.values():
+        axis.plot(*zip(*pareto_front(points), strict=True), color="0.75", lw=0.8, zorder=0)
     published = [row for row in block.published if row.forces is not None]
     if published:
         best = min(published, key=lambda row: row.forces or 0.0)
@@ -80,9 +86,18 @@ def _front(axis: Any, entry: Entry, groups: Sequence[Group], colours: Mapping[st
             ha="right", va="bottom",
         )  # fmt: skip
     axis.set(xlabel="energy and forces of one structure, ms", ylabel=f"force {entry.measure.upper()}, meV/Å")
+    axis.margins(x=0.2, y=0.15)
     _logarithmic(axis)
     axis.set_title(f"tested on: {name}", loc="left")
-    axis.margins(x=0.2, y=0.15)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other beats in both numbers, by the first one."""
+    front: list[tuple[float, float]] = []
+    for point in sorted(points):
+        if not front or point[1] < front[-1][1]:
+            front.append(point)
+    return front
 
 
 def _logarithmic(axis: Any) -> None:
@@ -90,8 +105,9 @@ def _logarithmic(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set(xscale="log", yscale="log")
-    for each in (axis.xaxis, axis.yaxis):
-        each.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    for each, (low, high) in ((axis.xaxis, axis.get_xlim()), (axis.yaxis, axis.get_ylim())):
+        many = high > 5.0 * low
+        each.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if many else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)))
         each.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         each.set_minor_formatter(NullFormatter())
     axis.grid(True, which="major", lw=0.3, alpha=0.5)
