@@ -8,6 +8,7 @@ Tables stand between `<!-- NAME:begin -->` and `<!-- NAME:end -->`; `tests/test_
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -254,9 +255,35 @@ def _over_seeds(pair: list[float | None]) -> str:
     return short(mean) + (f" ± {short(deviation, 2)}" if deviation is not None else "")
 
 
+def nve() -> str:
+    """Drift of the energy in every engine, of every model that was measured."""
+    rows = []
+    for path in sorted((ROOT / "benchmarks" / "results").glob("nve_*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        runs = {(run["engine"], run["dtype"]): run for run in result["runs"]}
+        model = f"`{path.stem.removeprefix('nve_')}`, {result['molecule']}"
+        for engine in dict.fromkeys(engine for engine, _ in runs):
+            rows.append((model, engine, *(_drift(runs.get((engine, dtype))) for dtype in ("float64", "float32"))))
+    if not rows:
+        return "*Not measured yet.*"
+    return markdown(("model", "engine", "float64, meV/atom/ns", "float32, meV/atom/ns"), rows)
+
+
+def _drift(run: dict[str, Any] | None) -> str:
+    """Drift with its standard error and the length of the run, and what it misses."""
+    if run is None:
+        return ""
+    error = run["standard_error"]
+    digits = max(0, 1 - math.floor(math.log10(error))) if error > 0 else 3
+    text = f"{run['drift_meV_per_atom_ns']:.{digits}f} ± {error:.{digits}f} in {run['ps']:g} ps"
+    text += "" if run["passed"] else f", more than {run['limit']:g}"
+    return text + ("" if run.get("within_noise_of_ASE", True) else ", not that of ASE")
+
+
 TABLES = {
     "ranks": ranks, "accuracy": accuracy, "speed": speed, "networks": networks, "startup": startup,
     "symmetry": symmetry, "roofline": roofline, "ablation": ablation, "presets": presets,
+    "nve": nve,
 }  # fmt: skip
 
 
@@ -271,7 +298,8 @@ def updated(text: str) -> str:
 def pages() -> list[Path]:
     """Pages with measured tables."""
     docs = ROOT / "docs"
-    return [ROOT / "README.md", docs / "concepts/kernel.md", docs / "concepts/ablation.md", docs / "howto/train.md"]
+    named = ("concepts/kernel", "concepts/ablation", "howto/train", "howto/md")
+    return [ROOT / "README.md", *(docs / f"{name}.md" for name in named)]
 
 
 if __name__ == "__main__":
