@@ -20,7 +20,7 @@ from tdn.simulation.md import LOG, STATE, STOPPED, TRAJECTORY, MDRun, MDSettings
 
 from .conftest import LennardJones, cluster, crystal
 
-ENSEMBLES = ("nve", "langevin", "nose-hoover", "npt")
+ENSEMBLES = ("nve", "langevin", "nose-hoover", "npt", "npt-cell")
 
 
 def start_run(folder: Path, potential: Any, atoms: Atoms, ensemble: Ensemble, **options: Any) -> MDRun:
@@ -63,14 +63,17 @@ def test_ensembles_hold_what_they_should(tmp_path: Path, lennard_jones: LennardJ
     assert summary.fluctuation is not None
     assert summary.fluctuation < 0.2
     np.testing.assert_allclose(run.atoms.get_momenta().sum(axis=0), 0.0, atol=1e-10)
-    for name in ("langevin", "nose-hoover", "npt"):
+    for name in ENSEMBLES[1:]:
         ensemble = Ensemble(name, temperature=200.0, timestep=5.0, friction=10.0, tdamp=200.0, pressure=0.005)
         start_run(tmp_path / name, lennard_jones, crystal(), ensemble).run(250)
         log = read_log(tmp_path / name)
         assert 100 < log["temperature_K"][20:].mean() < 320, name
         conserved = np.ptp(log["conserved_eV"]) / np.ptp(log["total_eV"])
         assert np.isnan(conserved) if name == "langevin" else conserved < 0.1, name
-    assert np.ptp(read_log(tmp_path / "npt")["volume_A3"]) > 0.01
+    for name, keeps_shape in (("npt", True), ("npt-cell", False)):
+        assert np.ptp(read_log(tmp_path / name)["volume_A3"]) > 0.01
+        angles = np.array([frame.cell.angles() for frame in read(tmp_path / name / TRAJECTORY, ":")])
+        assert (np.ptp(angles) < 1e-4) == keeps_shape, name
     assert np.ptp(read_log(tmp_path / "nose-hoover")["volume_A3"]) == 0
 
 
@@ -167,7 +170,7 @@ def test_structures_that_an_ensemble_cannot_move_are_refused(tmp_path: Path, len
     from ase.constraints import FixAtoms
 
     with pytest.raises(DataError, match="periodic"):
-        start_run(tmp_path / "a", lennard_jones, cluster(3), Ensemble("npt"))
+        start_run(tmp_path / "a", lennard_jones, cluster(3), Ensemble("npt-cell"))
     fixed = cluster(3)
     fixed.set_constraint(FixAtoms([0]))
     with pytest.raises(DataError, match="fixed"):

@@ -46,11 +46,11 @@ def md(
     model: Annotated[Path, typer.Argument(help="Model file.")],
     structure: Annotated[str, typer.Argument(help="File with the starting geometry; its last frame counts.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for log, trajectory, state and pictures.")],
-    ensemble: Annotated[str, typer.Option("--ensemble", help="nve, langevin, nose-hoover or npt.")] = "nve",
+    ensemble: Annotated[str, typer.Option("--ensemble", help="nve, langevin, nose-hoover, npt or npt-cell.")] = "nve",
     temperature: Annotated[
         float, typer.Option("--temperature", help="Of the initial velocities and the thermostat, K.")
     ] = 300.0,
-    pressure: Annotated[float, typer.Option("--pressure", help="Of npt, GPa.")] = 0.0,
+    pressure: Annotated[float, typer.Option("--pressure", help="Of npt and npt-cell, GPa.")] = 0.0,
     timestep: Annotated[float, typer.Option("--timestep", help="fs.")] = 0.5,
     steps: Annotated[int, typer.Option("--steps", help="Length of the whole run in steps; or give --time.")] = 0,
     time_ps: Annotated[float, typer.Option("--time", help="Length of the whole run, ps.")] = 0.0,

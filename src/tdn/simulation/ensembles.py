@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import operator
 from dataclasses import dataclass
 from typing import Any
 
+import ase
 import numpy as np
 from ase import Atoms, units
 from ase.md.md import MolecularDynamics
@@ -15,15 +17,18 @@ from numpy.typing import NDArray
 from tdn.errors import ConfigError, DataError
 
 # What each ensemble's integrator remembers beyond positions, momenta and cell.
+THERMOSTAT = ("_thermostat._eta", "_thermostat._p_eta")
+BAROSTAT = (*THERMOSTAT, "_barostat._xi", "_barostat._p_xi")
 MEMORY: dict[str, tuple[str, ...]] = {
     "nve": (),
     "langevin": (),
-    "nose-hoover": ("_thermostat._eta", "_thermostat._p_eta"),
-    "npt": (
-        "_thermostat._eta", "_thermostat._p_eta", "_barostat._xi", "_barostat._p_xi", "_eps", "_p_eps", "_volume0",
-        "_cell0",
-    ),
-}  # fmt: skip
+    "nose-hoover": THERMOSTAT,
+    "npt": (*BAROSTAT, "_eps", "_p_eps", "_volume0", "_cell0"),
+    "npt-cell": (*BAROSTAT, "_p_g"),
+}
+CONSTANT_PRESSURE = ("npt", "npt-cell")
+# Integrators with chains of thermostats, by their name in ASE.
+CHAINS = {"nose-hoover": "NoseHooverChainNVT", "npt": "IsotropicMTKNPT", "npt-cell": "MTKNPT"}
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,14 @@ class Ensemble:
     """What is held constant, and how.
 
     Attributes:
-        name: `nve`; `langevin` or `nose-hoover` for constant temperature; `npt` for constant pressure besides
-            (Martyna-Tobias-Klein, the cell keeps its shape).
+        name: `nve`; `langevin` or `nose-hoover` for constant temperature; `npt` or `npt-cell` for constant pressure
+            besides (Martyna-Tobias-Klein, doi:10.1063/1.467468): the cell keeps its shape in the first, and all of it
+            changes in the second.
         temperature: K; of the initial velocities, and of the thermostat.
         timestep: fs.
-        pressure: eV/Å³; of `npt`.
+        pressure: eV/Å³; of `npt` and `npt-cell`.
         friction: Of `langevin`, 1/ps.
-        tdamp: Period of the thermostat of `nose-hoover` and `npt`, fs.
+        tdamp: Period of the thermostat of all but `langevin`, fs.
         pdamp: Period of the barostat, fs.
         seed: Of velocities and random forces.
     """
@@ -64,11 +70,12 @@ class Ensemble:
         """Refuse structures that this ensemble cannot move.
 
         Raises:
-            DataError: For `npt` without periodicity in all directions, and where ASE's integrator has no constraints.
+            DataError: For constant pressure without periodicity in all directions, and where ASE's integrator has no
+                constraints.
         """
-        if self.name == "npt" and not atoms.pbc.all():
+        if self.name in CONSTANT_PRESSURE and not atoms.pbc.all():
             raise DataError(f"Constant pressure needs a periodic cell in all directions, got pbc={atoms.pbc.tolist()}.")
-        if atoms.constraints and self.name in ("nose-hoover", "npt"):
+        if atoms.constraints and self.name in CHAINS:
             raise DataError(f"ASE's {self.name} moves fixed atoms too: use langevin or nve, or remove the constraints.")
 
     def start(self, atoms: Atoms, rng: np.random.Generator) -> None:
@@ -81,9 +88,12 @@ class Ensemble:
                 ZeroRotation(atoms)
 
     def dynamics(self, atoms: Atoms, rng: np.random.Generator) -> MolecularDynamics:
-        """ASE's integrator for `atoms`, which have velocities and a calculator."""
+        """ASE's integrator for `atoms`, which have velocities and a calculator.
+
+        Raises:
+            ConfigError: If the installed ASE does not have it yet.
+        """
         from ase.md.langevin import Langevin
-        from ase.md.nose_hoover_chain import IsotropicMTKNPT, NoseHooverChainNVT
         from ase.md.verlet import VelocityVerlet
 
         step: float = self.timestep * units.fs
@@ -92,12 +102,10 @@ class Ensemble:
             return VelocityVerlet(atoms, step)
         if self.name == "langevin":
             return Langevin(atoms, step, friction=self.friction / (1000 * units.fs), fixcm=False, rng=rng, **heat)
-        damping: dict[str, Any] = {"tdamp": self.tdamp * units.fs}
-        if self.name == "nose-hoover":
-            return NoseHooverChainNVT(atoms, step, **heat, **damping)
-        return IsotropicMTKNPT(
-            atoms, step, pressure_au=self.pressure, pdamp=self.pdamp * units.fs, **heat, **damping
-        )  # fmt: skip
+        damping = {"tdamp": self.tdamp * units.fs}
+        if self.name in CONSTANT_PRESSURE:
+            damping |= {"pressure_au": self.pressure, "pdamp": self.pdamp * units.fs}
+        return _chain_integrator(self.name)(atoms, step, **heat, **damping)
 
     def memory(self, dynamics: MolecularDynamics) -> dict[str, NDArray[np.float64]]:
         """What the integrator remembers, by name."""
@@ -116,3 +124,12 @@ class Ensemble:
         if self.name == "nve":
             return total
         return None if self.name == "langevin" else float(dynamics.get_conserved_energy())  # pyright: ignore
+
+
+def _chain_integrator(ensemble: str) -> Any:
+    try:
+        return getattr(importlib.import_module("ase.md.nose_hoover_chain"), CHAINS[ensemble])
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"{ensemble} needs ASE's {CHAINS[ensemble]}, which ASE {ase.__version__} lacks: pip install --upgrade ase."
+        ) from error
