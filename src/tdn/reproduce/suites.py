@@ -12,7 +12,7 @@ from tdn.errors import ConfigError
 
 RMD17_SOURCE = "https://github.com/andersx/rmd17-npz (folder rmd17-npz); the authors' files: https://doi.org/10.6084/m9.figshare.12672038"
 BOTNET_SOURCE = "https://github.com/davkovacs/BOTNet-datasets"
-MLEARN_SOURCE = "https://github.com/materialsvirtuallab/mlearn (data), as extxyz with stress in eV/Å³"
+MLEARN_SOURCE = "https://github.com/materialsvirtuallab/mlearn (data), converted by scripts/convert_suites.py"
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ SUITES: Mapping[str, Suite] = {
     ),
     "lips": _suite(
         "Li27P12S44, 83 atoms in a cell: 150 frames for training, 50 for tests",
-        "https://github.com/IntelLabs/matsciml (matsciml/datasets/lips/devset), as lips_200.extxyz", ("lips",), _LIPS,
+        "https://github.com/IntelLabs/matsciml (matsciml/datasets/lips/devset), converted by scripts/convert_suites.py", ("lips",), _LIPS,
     ),
     "shipped": _suite(
         "Small organic molecules that ship with the package (B3LYP/6-31G*): no molecule is in two parts",
