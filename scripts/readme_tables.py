@@ -1,4 +1,4 @@
-"""Write the measured tables of README.md and docs/ anew, from the shipped factor tables and from benchmarks/results.
+"""Write the measured tables of README.md and docs/, and the pictures of the accuracy suite, from benchmarks/results.
 
     python scripts/readme_tables.py
 
@@ -19,7 +19,7 @@ from tdn.bench.results import short
 from tdn.cp.tables import load_table
 from tdn.models.architectures import build_potential
 from tdn.models.tdn import TDNConfig
-from tdn.reproduce.figure import clock
+from tdn.reproduce.figure import clock, draw
 from tdn.reproduce.suites import SUITES, Entry
 from tdn.reproduce.summary import UNITS, Group, group, tables
 from tdn.training.config import PRESETS, RunConfig
@@ -73,12 +73,33 @@ def accuracy() -> str:
     return markdown(header, rows)
 
 
+def suites() -> str:
+    """Every test of every result of `tdn reproduce SUITE`, with its picture."""
+    sections = []
+    for content in _suites():
+        name = content["suite"]
+        sections.append(f"### {content['title']}")
+        for table in tables(name, group(content["results"])):
+            sections += [f"**{table.title}**", markdown(table.columns, table.rows)]
+        sections.append("\n".join(f"- {note}" for note in content["notes"]))
+        sections.append(f"![Errors in {name}](../figures/{_picture(name).name})")
+    return "\n\n".join(section for section in sections if section)
+
+
+def _suites() -> list[dict[str, Any]]:
+    paths = sorted((ROOT / "benchmarks" / "results").glob("accuracy_*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def _picture(suite: str) -> Path:
+    return ROOT / "docs" / "figures" / f"accuracy-{suite}.png"
+
+
 def presets() -> str:
     """Shape of every preset, and what it reached in `tdn reproduce SUITE`; results with other settings do not count."""
     groups = [
         (f"{content['suite']}, {entry}", SUITES[content["suite"]].entry(entry), own)
-        for path in sorted((ROOT / "benchmarks" / "results").glob("accuracy_*.json"))
-        for content in [json.loads(path.read_text(encoding="utf-8"))]
+        for content in _suites()
         for entry, groups in group(content["results"]).items()
         for own in groups
     ]
@@ -283,7 +304,7 @@ def _drift(run: dict[str, Any] | None) -> str:
 TABLES = {
     "ranks": ranks, "accuracy": accuracy, "speed": speed, "networks": networks, "startup": startup,
     "symmetry": symmetry, "roofline": roofline, "ablation": ablation, "presets": presets,
-    "nve": nve,
+    "nve": nve, "suites": suites,
 }  # fmt: skip
 
 
@@ -298,10 +319,12 @@ def updated(text: str) -> str:
 def pages() -> list[Path]:
     """Pages with measured tables."""
     docs = ROOT / "docs"
-    named = ("concepts/kernel", "concepts/ablation", "howto/train", "howto/md")
+    named = ("concepts/kernel", "concepts/ablation", "howto/train", "howto/md", "howto/accuracy")
     return [ROOT / "README.md", *(docs / f"{name}.md" for name in named)]
 
 
 if __name__ == "__main__":
+    for content in _suites():
+        draw(content["suite"], group(content["results"]), _picture(content["suite"]))
     for page in pages():
         page.write_text(updated(page.read_text(encoding="utf-8")), encoding="utf-8")

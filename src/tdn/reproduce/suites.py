@@ -303,7 +303,8 @@ SUITES: Mapping[str, Suite] = {
     ),
     "lips": _suite(
         "Li27P12S44, 83 atoms in a cell: 150 frames for training, 50 for tests",
-        "https://github.com/IntelLabs/matsciml (matsciml/datasets/lips/devset), converted by scripts/convert_suites.py", ("lips",), _LIPS,
+        "https://github.com/IntelLabs/matsciml (matsciml/datasets/lips/devset), converted by scripts/convert_suites.py",
+        ("lips",), _LIPS,
     ),
     "shipped": _suite(
         "Small organic molecules that ship with the package (B3LYP/6-31G*): no molecule is in two parts",
