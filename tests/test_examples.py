@@ -66,3 +66,29 @@ def test_active_learning_writes_labelled_frames_that_training_reads(
         assert frame.energy == pytest.approx(atoms.get_potential_energy(), abs=1e-4)
         assert frame.forces is not None
         np.testing.assert_allclose(frame.forces, atoms.get_forces(), atol=1e-3)
+
+
+def test_torchsim_moves_structures_until_one_is_uncertain(
+    calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ts = pytest.importorskip("torch_sim", reason="TorchSim is not installed (pip install 'tdn[torchsim]')")
+    from tdn.interfaces.torchsim import TDNTorchSimModel
+
+    starts = [molecule("CH4"), molecule("C2H6")]
+    starts[1].rattle(0.2, seed=1)
+    state = ts.initialize_state(starts, torch.device("cpu"), torch.float64)
+    calculator = TDNCalculator(calibrated)
+    expected = [calculator.get_property("energy_uncertainty", atoms) for atoms in starts]
+    found = TDNTorchSimModel(calibrated, device="cpu").energy_uncertainties(state)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    ase.io.write(tmp_path / "starts.extxyz", starts)
+    monkeypatch.chdir(tmp_path)
+    for limit, lines in (("1e9", 2), ("1e-6", 1)):
+        monkeypatch.setattr(sys, "argv", ["torchsim_md.py", str(calibrated), "starts.extxyz", "20", limit])
+        runpy.run_path(str(EXAMPLES / "torchsim_md.py"), run_name="__main__")
+        said = capsys.readouterr().out.splitlines()
+        assert sum("uncertain by" in line for line in said) == lines
+        with ts.TorchSimTrajectory("md-1.h5", mode="r") as trajectory:
+            written = "uncertainty" in trajectory.array_registry and len(trajectory.get_array("uncertainty"))
+        assert written == (2 if lines == 2 else 0)

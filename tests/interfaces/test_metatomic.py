@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
-from ase.io import write
+from ase.io import read, write
 
 from tdn import Potential, TDNCalculator, TDNConfig, save_model
 from tdn.cli.main import main
@@ -27,6 +28,8 @@ from metatomic.torch import ModelEvaluationOptions, ModelOutput, systems_to_torc
 from metatomic_ase import MetatomicCalculator
 
 from tdn.interfaces.metatomic import metatomic_model
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "metatomic_ase.py"
 
 
 def make_potential() -> Potential:
@@ -120,3 +123,15 @@ def test_range_covers_all_message_passing_steps() -> None:
     capabilities = metatomic_model(make_potential()).capabilities()
     assert capabilities.interaction_range == 8.0
     assert capabilities.atomic_types == [1, 6, 8]
+
+
+def test_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(tmp_path / "model.tdn", make_potential())
+    write(tmp_path / "start.xyz", molecule("CH3CH2OH"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), "model.tdn", "start.xyz", "2"])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    atoms = read("relaxed.extxyz")
+    energy = atoms.get_potential_energy()
+    atoms.calc = TDNCalculator("model.tdn")
+    assert energy == pytest.approx(atoms.get_potential_energy(), rel=1e-6)

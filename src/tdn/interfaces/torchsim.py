@@ -6,7 +6,9 @@ count memory, both of which are taken as they come.
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable
 from typing import Any, get_args
 
 import numpy as np
@@ -15,8 +17,11 @@ from torch import Tensor
 
 from tdn.devices import choose_device
 from tdn.errors import ConfigError
+from tdn.graph import AtomGraph
 from tdn.modelfile import load_model
 from tdn.models.potential import Potential
+from tdn.models.uncertainty import LastLayer, energy_uncertainty
+from tdn.simulation.guards import check_uncertainty
 from tdn.simulation.verlet import VerletBatch
 from tdn.structure import Structure
 
@@ -96,6 +101,39 @@ class TDNTorchSimModel(ModelInterface):
             "forces": prediction.forces.detach().to(self._dtype),
             "stress": prediction.stress.detach().to(self._dtype),
         }
+
+    def energy_uncertainties(self, state: Any) -> Tensor:
+        """Standard deviation to be expected of the energy of every system, eV `[n_systems]`.
+
+        Raises:
+            ConfigError: If the model has no uncertainties.
+        """
+        posterior = self.potential.uncertainty
+        if posterior is None:
+            raise ConfigError("This model has no uncertainties: fit them with `tdn calibrate`.")
+        layer = LastLayer(self.potential)
+        graphs = (AtomGraph.from_structure(own, self.potential.r_max) for own in _structures(state).values())
+        found = [energy_uncertainty(layer, posterior, graph.to(self._device)) for graph in graphs]
+        return torch.tensor(found, dtype=self._dtype, device=self._device)
+
+
+def uncertainty_monitor(max_uncertainty: float = math.inf) -> Callable[[Any, Any], Tensor]:
+    """A property calculator for TorchSim's `TrajectoryReporter`: the uncertainty of each system's energy, eV/atom.
+
+    The reporter writes it beside the trajectory. `ts.integrate` ends with `tdn.simulation.guards.SimulationStopped`
+    where it passes `max_uncertainty`; what was written until then stays.
+
+    Args:
+        max_uncertainty: eV/atom.
+    """
+
+    def monitor(state: Any, model: Any) -> Tensor:
+        atoms = torch.bincount(state.system_idx)
+        found = model.energy_uncertainties(state) / atoms
+        check_uncertainty(float(found.max()), max_uncertainty)
+        return found
+
+    return monitor
 
 
 def _structures(state: SimState) -> dict[Any, Structure]:

@@ -71,12 +71,7 @@ class Guard:
 
     def _check_uncertainty(self, atoms: Atoms) -> None:
         found: Any = cast(Calculator, atoms.calc).get_property("energy_uncertainty", atoms)
-        if not found / len(atoms) <= self.max_uncertainty:
-            raise SimulationStopped(
-                f"The energy is uncertain by {MEV_PER_EV * found / len(atoms):.2g} meV/atom (limit "
-                f"{MEV_PER_EV * self.max_uncertainty:.2g} meV/atom), so that the model has left what it knows. "
-                "Train on such structures."
-            )
+        check_uncertainty(found / len(atoms), self.max_uncertainty)
 
     def _check_distances(self, structure: Structure) -> None:
         senders, receivers, shifts = neighbor_list(structure, CLOSEST_SHARE * max(self.shortest.values()))
@@ -90,3 +85,16 @@ class Guard:
                     f"{known:.2f} Å, so that the model has left what it knows. Train on such structures, or pass "
                     "--extrapolate to go on at your own risk."
                 )
+
+
+def check_uncertainty(found: float, limit: float) -> None:
+    """Stop where the energy is more uncertain than `limit`, both in eV/atom; NaN is.
+
+    Raises:
+        SimulationStopped: Saying so.
+    """
+    if not found <= limit:
+        raise SimulationStopped(
+            f"The energy is uncertain by {MEV_PER_EV * found:.2g} meV/atom (limit {MEV_PER_EV * limit:.2g} meV/atom), "
+            "so that the model has left what it knows. Train on such structures."
+        )
