@@ -1,21 +1,25 @@
-"""Write the measured tables of README.md and docs/, and the pictures of the accuracy suite, from benchmarks/results.
+"""Write the measured tables of README.md and docs/, and the pictures of the suites, from benchmarks/results.
 
     python scripts/readme_tables.py
 
 Tables stand between `<!-- NAME:begin -->` and `<!-- NAME:end -->`; `tests/test_docs.py` checks that they are current.
+Results that have not been measured leave a word in their place.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from tdn.bench.results import short
+from tdn.bench import figures
+from tdn.bench.results import row_title, short
+from tdn.bench.suites import EXPLANATIONS, SMALLEST_FITTED_DEGREE
 from tdn.cp.tables import load_table
 from tdn.models.architectures import build_potential
 from tdn.models.tdn import TDNConfig
@@ -25,7 +29,14 @@ from tdn.reproduce.summary import UNITS, Group, group, tables
 from tdn.training.config import PRESETS, RunConfig
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 DEGREES = range(1, 7)
+NOT_YET = "No results yet."
+# Forms of the convolution that stand beside ours, and how they are called.
+FORMS = {
+    "exact_ke_compiled": "dense, compiled", "e3nn_compiled": "e3nn, compiled", "e3nn": "e3nn",
+    "cuequivariance": "cuEquivariance", "paper_cp": "paper's CP",
+}  # fmt: skip
 
 
 def markdown(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
@@ -52,7 +63,7 @@ def ranks() -> str:
 def accuracy() -> str:
     """First test of every result of `tdn reproduce SUITE` in benchmarks/results, and runs from before there was one."""
     rows = []
-    for path in sorted((ROOT / "benchmarks" / "results").glob("accuracy_*.json")):
+    for path in sorted(RESULTS.glob("accuracy_*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         link = f"[JSON]({path.relative_to(ROOT).as_posix()})"
         for table in tables(content["suite"], group(content["results"])):
@@ -63,7 +74,7 @@ def accuracy() -> str:
                         continue
                     name, energy = f"{content['suite']}, {table.entry}", f"{row['energy']} {table.unit}"
                     rows.append((name, row["model"], row["time"], energy, row["forces"], link))
-    for path in sorted((ROOT / "benchmarks" / "results").glob("rmd17_*.json")):
+    for path in sorted(RESULTS.glob("rmd17_*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         errors = result["errors"]["test"]
         energy, forces = (f"{errors[name]['mae']:.2f} / {errors[name]['rmse']:.2f}" for name in ("energy", "forces"))
@@ -87,7 +98,7 @@ def suites() -> str:
 
 
 def _suites() -> list[dict[str, Any]]:
-    paths = sorted((ROOT / "benchmarks" / "results").glob("accuracy_*.json"))
+    paths = sorted(RESULTS.glob("accuracy_*.json"))
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
@@ -156,29 +167,53 @@ def _is_made_with(config: RunConfig, result: Mapping[str, Any]) -> bool:
     )
 
 
-def _bench(name: str) -> dict[str, Any]:
-    path = ROOT / "benchmarks" / "results" / f"bench_{name}.json"
-    return json.loads(path.read_text(encoding="utf-8"))
+def _read(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def speed() -> str:
     """Time of one convolution, and of it with the double backward of force training, beside that of other forms."""
-    forms = ("exact_ke_compiled", "e3nn_compiled", "e3nn", "cuequivariance", "paper_cp")
     rows = []
-    for row in _bench("conv")["rows"]:
+    for row in _read("bench_conv")["rows"]:
         if (row["channels"], row["neighbors"]) == (64, 20):
             for name, title in (("forward", "forward"), ("training", "with double backward")):
-                found = row["passes"][name]
-                ratios = (found["ratios"].get(form) for form in forms)
-                cells = ("" if ratio is None else f"{ratio:.1f} ×" for ratio in ratios)
-                rows.append((row["lmax"], title, f"{short(found['ours_ms'])} ms", *cells))
-    titles = ("dense, compiled", "e3nn, compiled", "e3nn", "cuEquivariance", "paper's CP")
-    return markdown(("L", "pass", "ours", *titles), rows)
+                rows.append((row["lmax"], title, *_beside(row["passes"][name])))
+    return markdown(("L", "pass", "ours", *FORMS.values()), rows)
+
+
+def _beside(found: Mapping[str, Any]) -> list[str]:
+    """Our time, and how many times as long each of `FORMS` takes."""
+    ratios = (found["ratios"].get(form) for form in FORMS)
+    return [f"{short(found['ours_ms'])} ms", *("" if ratio is None else f"{ratio:.1f} ×" for ratio in ratios)]
+
+
+def grid() -> str:
+    """The convolution with its double backward, for more channels and neighbours."""
+    rows = [
+        (row["lmax"], row["channels"], row["neighbors"], *_beside(row["passes"]["training"]))
+        for row in _read("bench_conv_grid")["rows"]
+    ]
+    return markdown(("L", "channels", "neighbours", "ours", *FORMS.values()), rows)
+
+
+def exponents() -> str:
+    """Fitted exponents of the time an edge, of convolutions and of single products."""
+    titles = {None: "convolution", "path": "product, a weight a path", "shared": "product, shared weights"}
+    results = [_read(f"bench_{name}") for name in ("conv", "product") if (RESULTS / f"bench_{name}.json").exists()]
+    fits = [(result, fit) for result in results for fit in result["exponents"]]
+    names = list(dict.fromkeys(who for _, fit in fits for who in fit["exponents"]))
+    rows = []
+    for result, fit in fits:
+        last = max(row["lmax"] or 0 for row in result["rows"])
+        found = (fit["exponents"].get(who) for who in names)
+        cells = ("" if a is None else f"{a:.1f}" for a in found)
+        rows.append((titles[fit.get("weights")], f"{SMALLEST_FITTED_DEGREE} to {last}", fit["pass"], *cells))
+    return markdown(("what", "L", "pass", *(f"`{who}`" for who in names)), rows) if rows else NOT_YET
 
 
 def roofline() -> str:
     """Shares of what one core can do."""
-    result = json.loads((ROOT / "benchmarks" / "results" / "roofline.json").read_text(encoding="utf-8"))
+    result = _read("roofline")
     rows = []
     for row in result["rows"]:
         shares = (row["operators"][name] for name in ("aggregate", "edge_gradients", "table_gradient"))
@@ -189,27 +224,104 @@ def roofline() -> str:
 
 def networks() -> str:
     """Energy and forces, and a training step, of whole networks of several packages."""
-    rows = [*_bench("model")["rows"], *_bench("train_step")["rows"]]
+    rows = [*_read("bench_model")["rows"], *_read("bench_train_step")["rows"]]
+    titles = [row_title(row) for row in rows[:-1]]
+    return _networks(rows, [*titles, f"training step, {rows[-1]['system']}"])
+
+
+def _networks(rows: Sequence[Mapping[str, Any]], titles: Sequence[str]) -> str:
+    """A column of times for each row of a suite, contenders in the order of the largest system."""
     columns = [next(iter(row["passes"].values())) for row in rows]
-    names = sorted(columns[1]["times"], key=lambda who: columns[1]["times"][who]["median_ms"])
+    largest = max(rows, key=lambda row: row["atoms"])
+    times = columns[rows.index(largest)]["times"]
+    every = dict.fromkeys(who for column in columns for who in column["times"])
+    names = sorted(every, key=lambda who: times.get(who, {}).get("median_ms", float("inf")))
     lines = []
     for who in names:
         cells = []
         for column in columns:
-            found = column["times"].get(who)
-            ratio = column["ratios"].get(who)
+            found, ratio = column["times"].get(who), column["ratios"].get(who)
             cells.append(
                 "" if found is None else f"{short(found['median_ms'])} ms" + (f", {ratio:.1f} ×" if ratio else "")
             )
-        facts = rows[1]["contenders"][who]
-        lines.append((f"{facts['work']}; {facts['mode']}", f"{facts['parameters']:,}".replace(",", " "), *cells))
-    titles = [f"{row['system']}, {row['atoms']} atoms" for row in rows[:2]]
-    return markdown(("network", "parameters", *titles, f"training step, {rows[2]['system']}"), lines)
+        facts = next(row["contenders"][who] for row in (largest, *rows) if who in row["contenders"])
+        lines.append((f"{facts['work']}; {facts['mode']}", _thousands(facts["parameters"]), *cells))
+    return markdown(("network", "parameters", *titles), lines)
+
+
+def _thousands(number: int) -> str:
+    return f"{number:,}".replace(",", " ")
+
+
+def _systems() -> list[dict[str, Any]]:
+    """Rows of all results of `tdn bench model` but those of the first table and of networks at our sizes."""
+    paths = [path.stem for path in sorted(RESULTS.glob("bench_model_*.json")) if path.stem != "bench_model_matched"]
+    rows = [row for name in paths for row in _read(name)["rows"] if row["passes"]]
+    if not rows:
+        raise FileNotFoundError("bench_model_*.json")
+    return rows
+
+
+def more_systems() -> str:
+    """Energy and forces of whole networks on more systems."""
+    return _networks(_systems(), [row_title(row) for row in _systems()])
+
+
+def matched() -> str:
+    """Energy and forces of networks at our sizes."""
+    rows = _read("bench_model_matched")["rows"]
+    return _networks(rows, [row_title(row) for row in rows])
+
+
+def memory() -> str:
+    """Memory and simulation speed of whole networks on all periodic systems."""
+    rows = [*_read("bench_model")["rows"], *(_systems() if list(RESULTS.glob("bench_model_*.json")) else ())]
+    lines = []
+    for row in rows:
+        for facts in row["contenders"].values():
+            if "kib_per_atom" in facts:
+                numbers = (facts["peak_mib"]["energy_forces"], facts["kib_per_atom"], facts["ns_per_day_1fs"])
+                cells = (short(number) for number in numbers)
+                lines.append((row_title(row), facts["work"], *cells, _thousands(facts["atoms_in_24_gib"])))
+    if not lines:
+        return NOT_YET
+    return markdown(("system", "network", "peak, MiB", "KiB an atom", "ns/day at 1 fs", "atoms in 24 GiB"), lines)
+
+
+def scaling() -> str:
+    """Our time and memory an atom for growing boxes and batches, the picture, and what did not fit."""
+    result = _read("bench_scaling")
+    rows = [
+        (f"{row['system']}, batch of {row['structures']}" if row["system"] == "ethanol" else row["system"],
+         _thousands(row["atoms"]), row["threads"],
+         *(short(row[key]["ours"]) if "ours" in row[key] else "" for key in ("us_per_atom", "memory_kib_per_atom")))
+        for row in result["rows"]
+    ]  # fmt: skip
+    rows += [("water", _thousands(o["atoms"]), o["threads"], o["reason"], "") for o in result["left_out"]]
+    table = markdown(("system", "atoms", "threads", "µs an atom", "KiB an atom"), rows)
+    lines = [
+        f"From {_thousands(found['from_atoms'])} atoms on, {found['threads']} threads: largest over smallest time an "
+        f"atom {found['us_per_atom']}, memory {found['memory_kib_per_atom']}; "
+        f"{_thousands(found['atoms_in_24_gib'])} atoms in 24 GiB."
+        for found in result["saturated"]
+    ]
+    picture = "![Time and memory an atom against the number of atoms](../figures/bench-scaling.png)"
+    return "\n\n".join([table, *lines, picture])
+
+
+def first_call() -> str:
+    """Seconds of first calls."""
+    found = _read("first_call")["first_call_s"]
+    rows = [
+        (EXPLANATIONS[name], *(short(found[state][name]) for state in ("cold", "cached", "uncompiled")))
+        for name in found["cold"]
+    ]
+    return markdown(("", "nothing cached", "from the caches of an earlier process", "not compiled"), rows)
 
 
 def startup() -> str:
     """How long a user waits before work starts."""
-    result = json.loads((ROOT / "benchmarks" / "results" / "startup.json").read_text(encoding="utf-8"))
+    result = _read("startup")
     processes = result["processes"]
     rows = (
         ("`tdn --help`, whole process", f"{processes['tdn --help']['median_s']:.2f} s"),
@@ -226,7 +338,7 @@ def startup() -> str:
 
 def symmetry() -> str:
     """Invariances of the trained model, in both precisions."""
-    result = json.loads((ROOT / "benchmarks" / "results" / "symmetry.json").read_text(encoding="utf-8"))
+    result = _read("symmetry")
     checks = {check["name"]: check for check in result["checks"]}
     rows = []
     for name in ("rotation", "reflection", "translation", "permutation"):
@@ -238,10 +350,9 @@ def symmetry() -> str:
 def ablation() -> str:
     """Every variant of `benchmarks/ablation.py`, a table for each molecule."""
     sections = [
-        _ablation(json.loads(path.read_text(encoding="utf-8")))
-        for path in sorted((ROOT / "benchmarks" / "results").glob("ablation_*.json"))
+        _ablation(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(RESULTS.glob("ablation_*.json"))
     ]
-    return "\n\n".join(sections) or "No results yet."
+    return "\n\n".join(sections) or NOT_YET
 
 
 def _ablation(content: dict[str, Any]) -> str:
@@ -279,14 +390,14 @@ def _over_seeds(pair: list[float | None]) -> str:
 def nve() -> str:
     """Drift of the energy in every engine, of every model that was measured."""
     rows = []
-    for path in sorted((ROOT / "benchmarks" / "results").glob("nve_*.json")):
+    for path in sorted(RESULTS.glob("nve_*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         runs = {(run["engine"], run["dtype"]): run for run in result["runs"]}
         model = f"`{path.stem.removeprefix('nve_')}`, {result['molecule']}"
         for engine in dict.fromkeys(engine for engine, _ in runs):
             rows.append((model, engine, *(_drift(runs.get((engine, dtype))) for dtype in ("float64", "float32"))))
     if not rows:
-        return "*Not measured yet.*"
+        return NOT_YET
     return markdown(("model", "engine", "float64, meV/atom/ns", "float32, meV/atom/ns"), rows)
 
 
@@ -301,10 +412,23 @@ def _drift(run: dict[str, Any] | None) -> str:
     return text + ("" if run.get("within_noise_of_ASE", True) else ", not that of ASE")
 
 
+def _or_not_yet(table: Callable[[], str]) -> Callable[[], str]:
+    @functools.wraps(table)
+    def measured() -> str:
+        try:
+            return table()
+        except FileNotFoundError:
+            return NOT_YET
+
+    return measured
+
+
 TABLES = {
-    "ranks": ranks, "accuracy": accuracy, "speed": speed, "networks": networks, "startup": startup,
-    "symmetry": symmetry, "roofline": roofline, "ablation": ablation, "presets": presets,
-    "nve": nve, "suites": suites,
+    table.__name__: _or_not_yet(table)
+    for table in (
+        ranks, accuracy, speed, grid, exponents, networks, more_systems, matched, memory, scaling, first_call, startup,
+        symmetry, roofline, ablation, presets, nve, suites,
+    )
 }  # fmt: skip
 
 
@@ -318,13 +442,15 @@ def updated(text: str) -> str:
 
 def pages() -> list[Path]:
     """Pages with measured tables."""
-    docs = ROOT / "docs"
-    named = ("concepts/kernel", "concepts/ablation", "howto/train", "howto/md", "howto/accuracy")
-    return [ROOT / "README.md", *(docs / f"{name}.md" for name in named)]
+    named = ("concepts/kernel", "concepts/ablation", "howto/train", "howto/md", "howto/accuracy", "howto/bench")
+    return [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in named)]
 
 
 if __name__ == "__main__":
     for content in _suites():
         draw(content["suite"], group(content["results"]), _picture(content["suite"]))
+    for path in sorted(RESULTS.glob("bench_*.json")):
+        picture = ROOT / "docs" / "figures" / f"{path.stem.replace('_', '-')}.png"
+        figures.draw(json.loads(path.read_text(encoding="utf-8")), picture)
     for page in pages():
         page.write_text(updated(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -79,7 +79,7 @@ def test_exponents_are_of_the_time_an_edge_from_degree_two_on() -> None:
 
 def test_simulation_speed_and_memory() -> None:
     facts = simulation_facts(1.0, 1000, 100.0)
-    assert facts == {"ns_per_day_1fs": 86.4, "us_per_atom": 1.0, "atoms_in_24_gib": 245760}
+    assert facts == {"ns_per_day_1fs": 86.4, "us_per_atom": 1.0, "kib_per_atom": 102.4, "atoms_in_24_gib": 245760}
     assert "atoms_in_24_gib" not in simulation_facts(1.0, 21, 100.0)
 
 
@@ -109,6 +109,16 @@ def rows_of_convolutions(*degrees: int) -> list[dict]:
 def test_picture_of_convolutions_is_drawn(tmp_path: Path, degrees: tuple[int, ...]) -> None:
     draw({"suite": "conv", "rows": rows_of_convolutions(*degrees)}, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_picture_of_products_is_drawn(tmp_path: Path) -> None:
+    rows = [
+        {"product": name, "weights": weights, "edges": 20, **summarise({"ours": entry(1.0), "peer": entry(2.0)})}
+        for name in ("T1", "T2") for weights in ("path", "shared")
+    ]  # fmt: skip
+    draw({"suite": "product", "rows": rows}, tmp_path / "picture.svg")
+    text = (tmp_path / "picture.svg").read_text()
+    assert all(word in text for word in ("T1", "T2", "a weight a path", "shared weights", "peer"))
 
 
 def test_results_are_json() -> None:

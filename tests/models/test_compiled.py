@@ -59,12 +59,19 @@ def test_compiled_agrees_in_training_and_evaluation(potentials: tuple[Potential,
         assert torch.allclose(compiled, eager, rtol=1e-9, atol=1e-11)
 
 
-def test_new_sizes_do_not_recompile(potentials: tuple[Potential, Potential]) -> None:
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_new_sizes_do_not_recompile(potentials: tuple[Potential, Potential], training: bool) -> None:
     _, compiled = potentials
-    compiled.eval()(graph_of("CH3CH2OH"))
+
+    def step(*names: str) -> None:
+        prediction = compiled.train(training)(graph_of(*names))
+        if training:
+            loss(prediction).backward()
+
+    step("CH3CH2OH")
     with torch.compiler.set_stance("fail_on_recompile"):
         for names in (("H2O",), ("CH4", "H2O"), ("Si", "Si", "H2O")):
-            compiled.eval()(graph_of(*names))
+            step(*names)
 
 
 def test_compiled_code_sees_changed_weights(potentials: tuple[Potential, Potential]) -> None:

@@ -20,7 +20,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = _scaling(result, plt) if result["suite"] == "scaling" else _times(result, plt)
+        figure = {"scaling": _scaling, "product": _products}.get(result["suite"], _times)(result, plt)
         with atomic_write(path) as temporary:
             figure.savefig(temporary, format=path.suffix.lstrip(".") or "png", dpi=150, bbox_inches="tight")
         plt.close(figure)
@@ -91,6 +91,40 @@ def _degrees(rows: Sequence[Mapping[str, Any]], exponents: Sequence[Mapping[str,
             axis.set_xticks(degrees, [str(lmax) for lmax in degrees])
             axis.minorticks_off()
             axis.legend(fontsize=7, frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def _products(result: Mapping[str, Any], plt: Any) -> Any:
+    """Times of a sample, a line of points for each configuration; rows of panels for weights, a panel for each pass."""
+    rows = [row for row in result["rows"] if row["passes"]]
+    if not rows:
+        raise TDNError("No contender could be timed: there is nothing to draw.")
+    settings = list(dict.fromkeys(row["weights"] for row in rows))
+    passes = list(dict.fromkeys(name for row in rows for name in row["passes"]))
+    contenders = list(dict.fromkeys(who for row in rows for name in passes for who in row["passes"][name]["times"]))
+    heights = [1.0 + 0.3 * sum(row["weights"] == weights for row in rows) for weights in settings]
+    figure, axes = plt.subplots(
+        len(settings), len(passes), figsize=(3.6 * len(passes), sum(heights)), squeeze=False, sharey="row",
+        height_ratios=heights,
+    )  # fmt: skip
+    for weights, line in zip(settings, axes, strict=True):
+        chosen = [row for row in rows if row["weights"] == weights]
+        for name, axis in zip(passes, line, strict=True):
+            for k, who in enumerate(contenders):
+                points = [
+                    (1e3 * row["passes"][name]["times"][who]["median_ms"] / row["edges"], place)
+                    for place, row in enumerate(chosen) if who in row["passes"][name]["times"]
+                ]  # fmt: skip
+                style = {"color": "tab:red", "s": 60} if who == "ours" else {"color": f"C{(k + 4) % 10}", "s": 25}
+                if points:
+                    axis.scatter(*zip(*points, strict=True), label=who, marker="os^vDPX*"[k % 8], alpha=0.8, **style)
+            title = {"path": "a weight a path", "shared": "shared weights"}[weights]
+            axis.set(title=f"{EXPLANATIONS[name]}\n{title}", xlabel="µs a sample", xscale="log")
+            axis.set_yticks(range(len(chosen)), [row["product"] for row in chosen])
+            axis.set_ylim(len(chosen) - 0.5, -0.5)
+            axis.grid(axis="y", linewidth=0.4)
+        line[-1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.tight_layout()
     return figure
 

@@ -87,6 +87,7 @@ def simulation_facts(ms: float, num_atoms: int, peak_mib: float | None) -> dict[
     """What a step's time and memory mean for a simulation."""
     facts = {"ns_per_day_1fs": round(NS_PER_DAY_MS / ms, 4), "us_per_atom": round(1e3 * ms / num_atoms, 3)}
     if peak_mib and num_atoms >= FEWEST_ATOMS:
+        facts["kib_per_atom"] = round(1024 * peak_mib / num_atoms, 2)
         facts["atoms_in_24_gib"] = int(24 * GIB / peak_mib * num_atoms)
     return facts
 
