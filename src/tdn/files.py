@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +41,22 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_space(path: str | os.PathLike[str], size: int) -> None:
+    """Refuse to write a file where the disk is full, for writers that a full disk kills; the folder is made if needed.
+
+    Args:
+        path: Destination.
+        size: Bytes that must be free.
+
+    Raises:
+        OSError: If there is less, or the folder cannot be made.
+    """
+    folder = Path(path).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:

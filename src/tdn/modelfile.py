@@ -42,7 +42,7 @@ def save_model(path: str | os.PathLike[str], potential: Potential, metadata: Map
     Raises:
         OSError: If the file cannot be written; an older file at `path` is then untouched.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {f"weights.{name}": value.detach().cpu().contiguous() for name, value in potential.state_dict().items()}
     tensors["reference_energies"] = potential.reference_energies.cpu()
@@ -81,7 +81,8 @@ def save_model(path: str | os.PathLike[str], potential: Potential, metadata: Map
             name: value if math.isfinite(value) else None for name, value in scales.items()
         }
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={"tdn": json.dumps(header)})
+        # Not `save_file`, whose error for a full disk is no OSError.
+        temporary.write_bytes(save(tensors, metadata={"tdn": json.dumps(header)}))
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:

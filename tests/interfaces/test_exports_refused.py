@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -35,3 +37,12 @@ def test_command_says_so(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [str(tmp_path / "model.tdn"), "--to", "metatomic"])
     assert isinstance(result.exception, ConfigError)
     assert [path.name for path in tmp_path.iterdir()] == ["model.tdn"]
+
+
+@pytest.mark.parametrize("export", [export_aoti, export_metatomic], ids=["aoti", "metatomic"])
+def test_full_disk_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, export) -> None:
+    """PyTorch's own writers end the process there."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match="No space left"):
+        export(make_potential("conservative"), tmp_path / "model.out", None)
+    assert list(tmp_path.iterdir()) == []

@@ -159,10 +159,11 @@ def write_shard(
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None) -> None:
     """Write arrays as a safetensors file, atomically."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     with atomic_write(path) as temporary:
-        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, temporary, dict(metadata or {}))
+        # Not `save_file`, whose error for a full disk is no OSError.
+        temporary.write_bytes(save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, dict(metadata or {})))
 
 
 def _arrays(frames: Sequence[Structure], dtype: np.dtype) -> Arrays:

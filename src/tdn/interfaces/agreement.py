@@ -23,6 +23,8 @@ Evaluate = Callable[[Structure], tuple[float, Array, Array | None]]
 
 # Largest relative difference between the same physics computed by two programs.
 LIMITS = {torch.float32: 1e-5, torch.float64: 1e-11}
+# What an export may take on the disk: more than a large model with its code.
+EXPORT_BYTES = 100_000_000
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from tdn.errors import ExportError
-from tdn.files import atomic_write
-from tdn.interfaces.agreement import Agreement, Array, Evaluate, comparable, require_agreement
+from tdn.files import atomic_write, require_space
+from tdn.interfaces.agreement import EXPORT_BYTES, Agreement, Array, Evaluate, comparable, require_agreement
 from tdn.interfaces.engine import EngineCore, describe, engine_arguments
 from tdn.models.compiled import EXAMPLE_ATOMS, EXAMPLE_EDGES, compiler_available
 from tdn.models.potential import Potential
@@ -41,10 +41,12 @@ def export_aoti(
     Raises:
         DataError: If the model cannot compute one of the structures.
         ExportError: If there is no C++ compiler or the package differs from the model.
+        OSError: If the file cannot be written or the disk is nearly full.
     """
     if not compiler_available():
         raise ExportError("AOTInductor needs a C++ compiler: install g++ or clang++ and export again.")
     structures = comparable(potential, structures)
+    require_space(path, EXPORT_BYTES)  # PyTorch ends the process where the disk is full
     program = torch.export.export(trace(potential), _example(potential.device), dynamic_shapes=_dynamic_shapes())
     metadata = {METADATA_KEY: json.dumps(describe(potential))}
     with atomic_write(path) as temporary, warnings.catch_warnings():

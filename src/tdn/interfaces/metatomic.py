@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tdn.errors import ConfigError, ExportError
-from tdn.files import atomic_write
-from tdn.interfaces.agreement import Agreement, Array, Evaluate, comparable, require_agreement
+from tdn.files import atomic_write, require_space
+from tdn.interfaces.agreement import EXPORT_BYTES, Agreement, Array, Evaluate, comparable, require_agreement
 from tdn.interfaces.engine import EngineCore, describe
 from tdn.models.compiled import EXAMPLE_ATOMS, EXAMPLE_EDGES
 from tdn.models.potential import Potential
@@ -187,8 +187,10 @@ def export_metatomic(
     Raises:
         DataError: If the model cannot compute one of the structures.
         ExportError: If the file differs from the model; nothing is written then.
+        OSError: If the file cannot be written or the disk is nearly full.
     """
     structures = comparable(potential, structures)
+    require_space(path, EXPORT_BYTES)  # PyTorch ends the process where the disk is full
     model = metatomic_model(potential, os.path.splitext(os.path.basename(path))[0])
     with atomic_write(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")

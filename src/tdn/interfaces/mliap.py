@@ -8,6 +8,7 @@ needs a LAMMPS with the packages ML-IAP, PYTHON and KOKKOS; see `docs/howto/lamm
 from __future__ import annotations
 
 import copy
+import io
 import os
 import tempfile
 from collections.abc import Sequence
@@ -243,8 +244,10 @@ def export_lammps(
     rebuild, arguments = unified.__reduce__()
     original, rebuilt = copy.deepcopy(potential).cpu(), rebuild(*arguments)
     agreement = require_agreement(lambda structure: run_on_ranks([rebuilt] * 2, structure)[:3], original, structures)
+    content = io.BytesIO()
+    torch.save(unified, content)
     with atomic_write(path) as temporary:
-        torch.save(unified, temporary)
+        temporary.write_bytes(content.getvalue())
     return agreement
 
 

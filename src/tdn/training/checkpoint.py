@@ -77,7 +77,7 @@ def save_checkpoint(path: str | os.PathLike[str], state: TrainingState, fingerpr
     Raises:
         OSError: If the file cannot be written; the older one is then untouched.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     groups = {
         "weights": state.potential.state_dict(),
@@ -96,7 +96,8 @@ def save_checkpoint(path: str | os.PathLike[str], state: TrainingState, fingerpr
     with atomic_write(path) as temporary:
         # Clones, since safetensors refuses tensors that share memory.
         tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
-        save_file(tensors, temporary, metadata={"tdn": json.dumps(header, allow_nan=False)})
+        # Not `save_file`, whose error for a full disk is no OSError.
+        temporary.write_bytes(save(tensors, metadata={"tdn": json.dumps(header, allow_nan=False)}))
 
 
 def load_checkpoint(path: str | os.PathLike[str], state: TrainingState, fingerprint: str) -> None:
