@@ -48,7 +48,7 @@ def _colours(names: Sequence[str]) -> dict[str, str]:
 
 def _curves(axis: Any, groups: Sequence[Group], colours: Mapping[str, str]) -> None:
     named: set[str] = set()
-    for group in groups:
+    for group in sorted(groups, key=lambda group: not group.contender.startswith("tdn")):
         for result in group.results:
             points = [(row["elapsed_s"] / 60, row["forces_mae"]) for row in result["curve"] if "forces_mae" in row]
             label = None if group.contender in named else group.contender
