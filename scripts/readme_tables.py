@@ -34,8 +34,8 @@ DEGREES = range(1, 7)
 NOT_YET = "No results yet."
 # Forms of the convolution that stand beside ours, and how they are called.
 FORMS = {
-    "exact_ke_compiled": "dense, compiled", "e3nn_compiled": "e3nn, compiled", "e3nn": "e3nn",
-    "cuequivariance": "cuEquivariance", "paper_cp": "paper's CP",
+    "ours_compiled": "ours, compiled", "exact_ke_compiled": "dense, compiled", "e3nn_compiled": "e3nn, compiled",
+    "e3nn": "e3nn", "cuequivariance": "cuEquivariance", "paper_cp": "paper's CP",
 }  # fmt: skip
 
 
@@ -173,27 +173,33 @@ def _read(name: str) -> dict[str, Any]:
 
 def speed() -> str:
     """Time of one convolution, and of it with the double backward of force training, beside that of other forms."""
-    rows = []
-    for row in _read("bench_conv")["rows"]:
-        if (row["channels"], row["neighbors"]) == (64, 20):
-            for name, title in (("forward", "forward"), ("training", "with double backward")):
-                rows.append((row["lmax"], title, *_beside(row["passes"][name])))
-    return markdown(("L", "pass", "ours", *FORMS.values()), rows)
+    chosen = [row for row in _read("bench_conv")["rows"] if (row["channels"], row["neighbors"]) == (64, 20)]
+    forms, rows = _forms(chosen), []
+    for row in chosen:
+        for name, title in (("forward", "forward"), ("training", "with double backward")):
+            rows.append((row["lmax"], title, *_beside(row["passes"][name], forms)))
+    return markdown(("L", "pass", "ours", *(FORMS[form] for form in forms)), rows)
 
 
-def _beside(found: Mapping[str, Any]) -> list[str]:
-    """Our time, and how many times as long each of `FORMS` takes."""
-    ratios = (found["ratios"].get(form) for form in FORMS)
+def _forms(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Those of `FORMS` that were timed."""
+    return [form for form in FORMS if any(form in row["contenders"] for row in rows)]
+
+
+def _beside(found: Mapping[str, Any], forms: Sequence[str]) -> list[str]:
+    """Our time, and how many times as long each of `forms` takes."""
+    ratios = (found["ratios"].get(form) for form in forms)
     return [f"{short(found['ours_ms'])} ms", *("" if ratio is None else f"{ratio:.1f} ×" for ratio in ratios)]
 
 
 def grid() -> str:
     """The convolution with its double backward, for more channels and neighbours."""
+    measured = _read("bench_conv_grid")["rows"]
+    forms = _forms(measured)
     rows = [
-        (row["lmax"], row["channels"], row["neighbors"], *_beside(row["passes"]["training"]))
-        for row in _read("bench_conv_grid")["rows"]
+        (row["lmax"], row["channels"], row["neighbors"], *_beside(row["passes"]["training"], forms)) for row in measured
     ]
-    return markdown(("L", "channels", "neighbours", "ours", *FORMS.values()), rows)
+    return markdown(("L", "channels", "neighbours", "ours", *(FORMS[form] for form in forms)), rows)
 
 
 def exponents() -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tdn.errors import ConfigError
 
+FACTORS = "exact factors, projected on the nodes; evaluates the radial splines too"
 SAME_MAP = "same map, radial weights ready-made"
 PATH_WEIGHTS = "same paths, radial weights ready-made, but one a path and channel: more than ours"
 
@@ -35,9 +36,8 @@ class Peer:
 
 
 CONVOLUTIONS = {
-    "ours": Peer(
-        "tdn", "tdn.bench.convolutions:ours", "exact factors, projected on the nodes; evaluates the radial splines too"
-    ),
+    "ours": Peer("tdn", "tdn.bench.convolutions:ours", FACTORS),
+    "ours_compiled": Peer("tdn", "tdn.bench.convolutions:ours", FACTORS, {"compiled": True}),
     "exact_ke": Peer("tdn", "tdn.bench.convolutions:exact_ke", SAME_MAP + ", dense tensor contracted first"),
     "exact_ke_compiled": Peer(
         "tdn", "tdn.bench.convolutions:exact_ke", SAME_MAP + ", dense tensor contracted first", {"compiled": True}
