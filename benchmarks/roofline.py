@@ -26,7 +26,7 @@ from tdn.nn.kernels.convolution import aggregate, edge_gradients, table_gradient
 from tdn.nn.kernels.cpu import library
 
 RESULTS = Path(__file__).parent / "results"
-NODES, KNOTS, SPLINE_TERMS = 512, 67, 4
+NODES, KNOTS, SPLINE_TERMS = 512, 69, 6
 PEAK_STEPS = 500_000
 OPERATORS = ("aggregate", "edge_gradients", "table_gradient")
 

@@ -28,7 +28,7 @@ from tdn.nn.tensor_product import TableModule
 from tdn.version import __version__
 
 FORMAT = "tdn-model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no `radial_degree`: its splines were cubic
 
 
 def save_model(path: str | os.PathLike[str], potential: Potential, metadata: Mapping[str, Any] | None = None) -> None:
@@ -187,4 +187,6 @@ def _read(path: str | os.PathLike[str], weights: bool) -> tuple[dict[str, Any], 
             f"{path} has format {header['format_version']} (written by tdn {header['tdn_version']}); this tdn "
             f"{__version__} reads up to {FORMAT_VERSION}. Upgrade tdn."
         )
+    if header["format_version"] == 1 and "radial_knots" in header["config"]:
+        header["config"].setdefault("radial_degree", 3)
     return header, tensors

@@ -112,9 +112,24 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(ModelFileError, match="damaged"):
         load_model(path)
-    path.write_bytes(content.replace(b'\\"format_version\\": 1', b'\\"format_version\\": 9'))
+    path.write_bytes(content.replace(b'\\"format_version\\": 2', b'\\"format_version\\": 9'))
     with pytest.raises(ModelFileError, match="Upgrade tdn"):
         load_model(path)
+
+
+def test_files_of_the_first_format_have_cubic_splines(tmp_path: Path) -> None:
+    path = tmp_path / "model.tdn"
+    save_model(path, make_potential(radial_degree=3))
+    content = path.read_bytes()
+    # What the first format did not say is taken out and made up for with blanks.
+    old = content.replace(b'\\"format_version\\": 2', b'\\"format_version\\": 1')
+    key = b', \\"radial_degree\\": 3'
+    assert old.count(key) == 1
+    path.write_bytes(old.replace(key, b" " * len(key)))
+    loaded = load_model(path)
+    assert isinstance(loaded.config, TDNConfig)
+    assert loaded.config.radial_degree == 3
+    torch.testing.assert_close(loaded(graph()).energy, make_potential(radial_degree=3)(graph()).energy)
 
 
 def test_messages_saturate_channel_by_channel() -> None:

@@ -6,6 +6,7 @@ import e3nn.o3 as o3
 import numpy as np
 import pytest
 import torch
+from scipy.interpolate import BSpline
 from torch import Tensor
 
 from tdn.cp.couplings import random_rotations, representation_matrix
@@ -153,35 +154,49 @@ def test_mlp_maps_zero_to_zero_and_keeps_variance() -> None:
     assert 0.5 < mlp(torch.randn(2000, 64)).std() < 2.0
 
 
-def test_spline_vanishes_at_the_cutoff_with_two_derivatives_and_is_a_partition_of_unity() -> None:
-    spline = UniformSpline(4.0, 16)
+@pytest.mark.parametrize("degree", [3, 5])
+def test_spline_vanishes_at_the_cutoff_with_its_derivatives_and_is_a_partition_of_unity(degree: int) -> None:
+    spline = UniformSpline(4.0, 16, degree)
     distance = torch.linspace(0.2, 3.99, 40, requires_grad=True)
     basis, knot = spline.basis(distance)
     torch.testing.assert_close(basis.sum(1), torch.ones(40))
     assert int(knot.min()) >= 0
-    assert int(knot.max()) + 3 < len(spline.knots(distance))
+    assert int(knot.max()) + degree < len(spline.knots(distance))
     end = torch.tensor([4.0], requires_grad=True)
-    value = spline.basis(end)[0][:, 0].sum()  # only the first of the four has a coefficient that is not zero there
-    for _ in range(3):
+    value = spline.basis(end)[0][:, 0].sum()  # only the first one has a coefficient that is not zero there
+    for _ in range(degree):
         assert value.abs() < 1e-30
         (value,) = torch.autograd.grad(value.sum(), end, create_graph=True)
 
 
-def test_spline_has_two_continuous_derivatives_at_its_knots() -> None:
-    spline = UniformSpline(4.0, 16)
-    coefficients = torch.randn(19)
+@pytest.mark.parametrize("degree", [3, 5])
+def test_spline_has_all_but_one_continuous_derivatives_at_its_knots(degree: int) -> None:
+    spline = UniformSpline(4.0, 16, degree)
+    coefficients = torch.randn(16 + degree)
 
     def derivatives(distance: Tensor) -> list[Tensor]:
         distance = distance.requires_grad_(True)
         basis, knot = spline.basis(distance)
-        values = [(basis * coefficients[knot[:, None] + torch.arange(4)]).sum(1)]
-        for _ in range(2):
+        values = [(basis * coefficients[knot[:, None] + torch.arange(degree + 1)]).sum(1)]
+        for _ in range(degree):
             values.append(torch.autograd.grad(values[-1].sum(), distance, create_graph=True)[0])
         return values
 
     knots = 0.25 * torch.arange(1, 16)
-    for below, above in zip(derivatives(knots - 1e-9), derivatives(knots + 1e-9), strict=True):
-        torch.testing.assert_close(below, above, atol=1e-5, rtol=0)
+    *continuous, last = zip(derivatives(knots - 1e-9), derivatives(knots + 1e-9), strict=True)
+    for below, above in continuous:
+        torch.testing.assert_close(below, above, atol=1e-8 * 4.0 ** (2 * degree), rtol=0)
+    assert (last[0] - last[1]).abs().max() > 1.0
+
+
+@pytest.mark.parametrize("degree", [3, 5])
+def test_splines_are_those_of_scipy(degree: int) -> None:
+    spline = UniformSpline(4.0, 16, degree)
+    distance, coefficients = torch.linspace(0.01, 4.0, 97), torch.randn(16 + degree)
+    basis, knot = spline.basis(distance)
+    found = (basis * coefficients[knot[:, None] + torch.arange(degree + 1)]).sum(1)
+    ends = 0.25 * (np.arange(16 + 2 * degree + 1) - degree)
+    torch.testing.assert_close(found, torch.from_numpy(BSpline(ends, coefficients.numpy(), degree)(distance.numpy())))
 
 
 def test_spline_follows_the_network() -> None:
@@ -189,7 +204,7 @@ def test_spline_follows_the_network() -> None:
     distance = torch.linspace(0.5, 4.9, 50)
     values, knot = spline.basis(distance)
     table = basis(spline.knots(distance))
-    assert (table[-3:] == 0.0).all()
+    assert (table[-5:] == 0.0).all()
     weights = RadialTable(values, table[:, None], knot).weights()[:, 0]
-    # One knot out: that is what makes the last coefficients vanish.
-    torch.testing.assert_close(weights, basis(distance + 5.0 / 128), atol=2e-2, rtol=0)
+    # Two knots out: that is what makes the last coefficients vanish.
+    torch.testing.assert_close(weights, basis(distance + 2 * 5.0 / 128), atol=2e-2, rtol=0)

@@ -22,7 +22,7 @@ from tdn.nn.harmonics import spherical_harmonics
 from tdn.nn.kernels import EdgeIndex, gather, scatter_sum
 from tdn.nn.radial import RadialTable, UniformSpline
 
-R_MAX, INTERVALS = 5.0, 64
+SPLINE = UniformSpline(r_max=5.0, intervals=64)
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -55,8 +55,8 @@ def make_inputs(task: Task) -> Inputs:
     random = torch.Generator().manual_seed(0)
     options: dict[str, Any] = {"dtype": getattr(torch, task.dtype), "device": task.device}
     vectors = torch.nn.functional.normalize(torch.randn(edges, 3, generator=random), dim=1)
-    vectors = (vectors * (1.0 + (R_MAX - 1.0) * torch.rand(edges, 1, generator=random))).to(**options)
-    table = torch.randn(INTERVALS + 3, lmax + 1, channels, generator=random).to(**options)
+    vectors = (vectors * (1.0 + (SPLINE.r_max - 1.0) * torch.rand(edges, 1, generator=random))).to(**options)
+    table = torch.randn(SPLINE.intervals + SPLINE.degree, lmax + 1, channels, generator=random).to(**options)
     weights = RadialTable(*_spline_terms(vectors, table)).weights()
     return Inputs(
         lmax,
@@ -71,7 +71,7 @@ def make_inputs(task: Task) -> Inputs:
 
 def _spline_terms(vectors: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Fields of a `RadialTable` for edges `[E, 3]`."""
-    basis, knot = UniformSpline(R_MAX, INTERVALS).basis(vectors.square().sum(1).sqrt())
+    basis, knot = SPLINE.basis(vectors.square().sum(1).sqrt())
     return basis, table, knot
 
 

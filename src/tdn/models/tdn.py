@@ -36,6 +36,7 @@ class TDNConfig(ModelConfig):
         radial_hidden: Widths of the hidden layers of the radial networks.
         radial_knots: Intervals of the splines whose coefficients are values of the radial networks; null evaluates the
             networks at every edge instead, which is slower.
+        radial_degree: Of these splines; 5 is smooth enough for dynamics whose energy does not wander.
         avg_num_neighbors: Scale of the sums over neighbours; training sets it from its data.
         parity: `natural` keeps mirror symmetry, O(3); `all` adds the odd paths, SO(3) only.
         weight_per_degree: Radial weights for every filter degree, instead of one for all.
@@ -53,6 +54,7 @@ class TDNConfig(ModelConfig):
     num_radial_basis: int = Field(default=8, ge=1)
     radial_hidden: tuple[int, ...] = (64, 64)
     radial_knots: int | None = Field(default=64, ge=8)
+    radial_degree: Literal[3, 5] = 5
     avg_num_neighbors: float = Field(default=16.0, gt=0)
     parity: Literal["natural", "all"] = "natural"
     weight_per_degree: bool = True
@@ -158,7 +160,7 @@ class Edges(NamedTuple):
     Attributes:
         harmonics: `[(lmax + 1)², E]`.
         inputs: Of the radial networks: Bessel functions at the knots, or at the edges if there are none.
-        basis: Spline functions at the edges' lengths `[E, 4]`, or ones `[E, 1]`.
+        basis: Spline functions at the edges' lengths `[E, degree + 1]`, or ones `[E, 1]`.
         knot: First of them, int64 `[E]`, or None.
         index: Both ends.
     """
@@ -246,7 +248,8 @@ class TDN(nn.Module):
         channels, last = config.num_channels, config.num_layers - 1
         self.embedding = nn.Parameter(torch.randn(num_elements, channels))
         self.basis = BesselBasis(config.r_max, config.num_radial_basis)
-        self.spline = UniformSpline(config.r_max, config.radial_knots) if config.radial_knots else None
+        knots = config.radial_knots
+        self.spline = UniformSpline(config.r_max, knots, config.radial_degree) if knots else None
         # Elements enter as scalars, so the first product is rectangular; only scalars are read out of the last layer.
         self.layers = nn.ModuleList(
             Interaction(config, config.lmax if k else 0, config.lmax if k < last else 0, num_elements)

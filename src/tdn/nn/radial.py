@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -70,35 +71,57 @@ class RadialTable(NamedTuple):
 
 
 class UniformSpline:
-    """Cubic B-splines on equal intervals from 0 to `r_max`: two continuous derivatives, four terms at every distance.
+    """B-splines on equal intervals from 0 to `r_max`: `degree + 1` terms at every distance.
 
-    Coefficient k belongs to the spline function that is centred on knot k - 1. It is set to the value of the radial
-    network at knot k, one further out: the network vanishes at the cutoff, so the last three coefficients are zero, and
-    the spline goes to zero there with two continuous derivatives.
+    A cubic spline has two continuous derivatives, a quintic one four; an integrator of order two conserves its energy
+    without noise only where the fourth is continuous too (`benchmarks/nve.py`).
+
+    Row k of the table is the value of the radial network at knot k, and the coefficient of the spline function that is
+    centred `(degree - 1) / 2` knots further in: the network vanishes at the cutoff, so the last `degree` coefficients
+    are zero, and the spline goes to zero there with all its continuous derivatives.
 
     Args:
         r_max: Cutoff, Å.
         intervals: Number of intervals, K.
+        degree: 3 or 5.
     """
 
-    def __init__(self, r_max: float, intervals: int) -> None:
+    def __init__(self, r_max: float, intervals: int, degree: int = 5) -> None:
         self.r_max = r_max
         self.intervals = intervals
+        self.degree = degree
 
     def knots(self, like: Tensor) -> Tensor:
-        """Distances at which the coefficients are values of the network, Å, `[K + 3]`; none is zero."""
-        fractions = torch.arange(self.intervals + 3, dtype=like.dtype, device=like.device) / self.intervals
+        """Distances at which the coefficients are values of the network, Å, `[K + degree]`; none is zero."""
+        fractions = torch.arange(self.intervals + self.degree, dtype=like.dtype, device=like.device) / self.intervals
         return self.r_max * fractions.clamp(1e-3 / self.intervals, 1.0)
 
     def basis(self, distance: Tensor) -> tuple[Tensor, Tensor]:
-        """The four functions that do not vanish at the distances `[E]`, `[E, 4]`, and the index of the first, `[E]`."""
+        """The functions that do not vanish at the distances `[E]`, `[E, degree + 1]`, and the index of the first."""
         position = (distance * (self.intervals / self.r_max)).clamp(max=float(self.intervals))
         knot = position.detach().long().clamp(max=self.intervals - 1)
         t = position - knot
-        s = 1.0 - t
-        outer = (s.pow(3), t.pow(3))
-        inner = (4.0 + t * t * (3.0 * t - 6.0), 4.0 + s * s * (3.0 * s - 6.0))
-        return torch.stack([outer[0], *inner, outer[1]], dim=1) / 6.0, knot
+        pieces = _CUBIC if self.degree == 3 else _QUINTIC
+        # The functions are mirror images of each other: the second half are the first ones seen from the other end.
+        rising, falling = ([_polynomial(piece, u) for piece in pieces] for u in (1.0 - t, t))
+        return torch.stack([*rising, *falling[::-1]], dim=1), knot
+
+
+# Pieces of the uniform B-splines as polynomials in the distance to the far end of the interval, highest power first.
+_CUBIC = ((1 / 6, 0.0, 0.0, 0.0), (-1 / 2, 1 / 2, 1 / 2, 1 / 6))
+_QUINTIC = (
+    (1 / 120, 0.0, 0.0, 0.0, 0.0, 0.0),
+    (-1 / 24, 1 / 24, 1 / 12, 1 / 12, 1 / 24, 1 / 120),
+    (1 / 12, -1 / 6, -1 / 6, 1 / 6, 5 / 12, 13 / 60),
+)
+
+
+def _polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
+    """By Horner's rule, from the highest power down."""
+    value = coefficients[0] * x
+    for coefficient in coefficients[1:-1]:
+        value = (value + coefficient) * x
+    return value + coefficients[-1]
 
 
 class MLP(nn.Module):

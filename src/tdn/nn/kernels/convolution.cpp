@@ -69,6 +69,24 @@ struct View {
     int64_t row(int64_t e) const { return knot ? knot[e] : e; }
 };
 
+// sum_p b[p] q[p step], the number of terms known to the compiler for the splines in use: cubic and quintic.
+template <typename T, int P>
+inline Vec<T> weighted_rows(const T* q, int64_t step, const T* b) {
+    Vec<T> sum = load(q) * b[0];
+#pragma GCC unroll 8
+    for (int p = 1; p < P; p++) sum += load(q + p * step) * b[p];
+    return sum;
+}
+
+template <typename T>
+inline Vec<T> weighted_rows(const T* q, int64_t step, const T* b, int64_t P) {
+    if (P == 4) return weighted_rows<T, 4>(q, step, b);
+    if (P == 6) return weighted_rows<T, 6>(q, step, b);
+    Vec<T> sum = load(q) * b[0];
+    for (int64_t p = 1; p < P; p++) sum += load(q + p * step) * b[p];
+    return sum;
+}
+
 // Radial weights of edge e in the B vectors of channels from u on: w[c * stride + i].
 template <typename T, int B>
 inline void radial_weights(const View<T>& v, int64_t e, int64_t u, Vec<T>* w, int64_t stride) {
@@ -78,15 +96,7 @@ inline void radial_weights(const View<T>& v, int64_t e, int64_t u, Vec<T>* w, in
     for (int64_t j = 0; j < v.J; j++, b += v.P)
         for (int64_t l = 0; l < v.W; l++) {
             const T* t = rows + l * v.U;
-            for (int i = 0; i < B; i++) {
-                const T* q = t + i * Lanes<T>;
-                Vec<T> sum = load(q) * b[0];
-                if (v.P == 4)
-                    sum += load(q + step) * b[1] + load(q + 2 * step) * b[2] + load(q + 3 * step) * b[3];
-                else
-                    for (int64_t p = 1; p < v.P; p++) sum += load(q + p * step) * b[p];
-                w[(j * v.W + l) * stride + i] = sum;
-            }
+            for (int i = 0; i < B; i++) w[(j * v.W + l) * stride + i] = weighted_rows(t + i * Lanes<T>, step, b, v.P);
         }
 }
 
