@@ -37,7 +37,8 @@ def folder_with_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an untrained `run/model.tdn` that knows H, C and O."""
     folder = tmp_path_factory.mktemp("docs")
     torch.manual_seed(0)
-    potential = Potential(TDNConfig(num_channels=4, radial_hidden=(8,)), {1: -13.6, 6: -1029.8, 8: -2042.5})
+    # Repulsive, since fresh weights may pull atoms into each other.
+    potential = Potential(TDNConfig(num_channels=4, radial_hidden=(8,), zbl=True), {1: -13.6, 6: -1029.8, 8: -2042.5})
     (folder / "run").mkdir()
     save_model(folder / "run" / "model.tdn", potential)
     return folder
