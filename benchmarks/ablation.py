@@ -39,6 +39,7 @@ VARIANTS = {
     # the network
     "lmax-1": "lmax=1",
     "lmax-3": "lmax=3",
+    "lmax-4": "lmax=4",
     "channels-32": "num_channels=32",
     "channels-128": "num_channels=128",
     "layers-1": "num_layers=1",
@@ -58,6 +59,10 @@ VARIANTS = {
     "radial-128": "radial_hidden=[128,128]",
     "no-knots": "radial_knots=null",
     "knots-32": "radial_knots=32",
+    # sizes, each with a learning rate of its own
+    "channels-128-lr-0.015": "num_channels=128 lr=0.015",
+    "medium": "lmax=3 lr=0.015",
+    "large": "lmax=3 num_channels=128 lr=0.015",
     # the loss
     "mse": "loss=mse",
     "norms": "loss=l1",
