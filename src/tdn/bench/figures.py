@@ -68,21 +68,26 @@ def _degrees(rows: Sequence[Mapping[str, Any]], exponents: Sequence[Mapping[str,
     fits = {(fit["channels"], fit["neighbors"], fit["pass"]): fit["exponents"] for fit in exponents}
     sizes = list(dict.fromkeys((row["channels"], row["neighbors"]) for row in rows))
     passes = list(dict.fromkeys(name for row in rows for name in row["passes"]))
+    contenders = list(dict.fromkeys(who for row in rows for name in passes for who in row["passes"][name]["times"]))
+    styles = {who: {"color": f"C{(k + 4) % 10}", "linewidth": 1.2} for k, who in enumerate(contenders)}
+    styles["ours"] = {"color": "tab:red", "linewidth": 2.5}
     figure, axes = plt.subplots(
-        len(sizes), len(passes), figsize=(3.6 * len(passes), 3.4 * len(sizes)), squeeze=False, sharex=True
+        len(sizes), len(passes), figsize=(3.6 * len(passes) + 1.4, 3.4 * len(sizes)), squeeze=False, sharex=True
     )
     for size, line in zip(sizes, axes, strict=True):
         for name, axis in zip(passes, line, strict=True):
             chosen = [row for row in rows if (row["channels"], row["neighbors"]) == size and name in row["passes"]]
-            for who in dict.fromkeys(who for row in chosen for who in row["passes"][name]["times"]):
+            for who in contenders:
                 points = [
                     (row["lmax"], 1e3 * row["passes"][name]["times"][who]["median_ms"] / row["edges"])
                     for row in chosen if who in row["passes"][name]["times"]
                 ]  # fmt: skip
-                style = {"color": "tab:red", "linewidth": 2.5} if who == "ours" else {"linewidth": 1.2}
-                fit = fits.get((*size, name), {}).get(who)
-                label = who if fit is None else f"{who}, $L^{{{fit:.1f}}}$"
-                axis.plot(*zip(*points, strict=True), marker="o", markersize=4, label=label, **style)
+                if not points:
+                    continue
+                axis.plot(*zip(*points, strict=True), marker="o", markersize=4, label=who, **styles[who])
+                if (fit := fits.get((*size, name), {}).get(who)) is not None:
+                    beside = {"xytext": (6, -3), "textcoords": "offset points", "fontsize": 7}
+                    axis.annotate(f"$L^{{{fit:.1f}}}$", points[-1], color=styles[who]["color"], **beside)
             axis.set(
                 title=f"{EXPLANATIONS[name]}\n{size[0]} channels, {size[1]} neighbours", xscale="log", yscale="log"
             )
@@ -90,7 +95,8 @@ def _degrees(rows: Sequence[Mapping[str, Any]], exponents: Sequence[Mapping[str,
             degrees = sorted({row["lmax"] for row in chosen})
             axis.set_xticks(degrees, [str(lmax) for lmax in degrees])
             axis.minorticks_off()
-            axis.legend(fontsize=7, frameon=False)
+            axis.margins(x=0.15)
+        line[-1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.tight_layout()
     return figure
 
