@@ -5,6 +5,7 @@ Code 2 stands for input that is refused, 1 for structures that failed among othe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -143,12 +144,15 @@ def test_folder_that_cannot_be_written_is_refused(
     assert error.count("\n") == 1
 
 
-@pytest.fixture
-def full_disk() -> Iterator[Callable[[int], None]]:
-    """Limits the size of files that this process writes, which fails as a full disk does."""
+@contextlib.contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """Limits the size of files that this process writes, pytest's own included, which fails as a full disk does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize(
@@ -160,16 +164,14 @@ def test_full_disk_ends_in_words_and_loses_nothing(
     capsys: pytest.CaptureFixture[str],
     model_file: Path,
     tmp_path: Path,
-    full_disk: Callable[[int], None],
     command: str,
     room: int,
 ) -> None:
     make = bulk("C") if command in ("elastic", "check") else water()
     write(tmp_path / "start.extxyz", [make] * 12)
-    full_disk(room)
-    code = run(monkeypatch, *arguments(command, model_file, tmp_path / "start.extxyz", tmp_path / "out"))
+    with full_disk(room):
+        code = run(monkeypatch, *arguments(command, model_file, tmp_path / "start.extxyz", tmp_path / "out"))
     error = capsys.readouterr().err
-    full_disk(resource.RLIM_INFINITY)
     assert code == 2, error
     assert "File too large" in error
     assert "Traceback" not in error
@@ -182,27 +184,25 @@ def test_full_disk_ends_in_words_and_loses_nothing(
         assert len(read(tmp_path / "out.extxyz", ":")) == 12
 
 
-def test_binary_files_say_that_the_disk_is_full(tmp_path: Path, full_disk: Callable[[int], None]) -> None:
+def test_binary_files_say_that_the_disk_is_full(tmp_path: Path) -> None:
     """The library below them has an error of its own for it, which no command knows."""
-    full_disk(500)
     for save in (
         lambda path: save_model(path, make_network()),
         lambda path: save_arrays(path, {"numbers": np.arange(1000)}),
     ):
-        with pytest.raises(OSError, match="File too large"):
+        with full_disk(500), pytest.raises(OSError, match="File too large"):
             save(tmp_path / "file")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_full_disk_during_dynamics_leaves_a_state_to_resume(
-    monkeypatch: pytest.MonkeyPatch, model_file: Path, tmp_path: Path, full_disk: Callable[[int], None]
+    monkeypatch: pytest.MonkeyPatch, model_file: Path, tmp_path: Path
 ) -> None:
     write(tmp_path / "start.extxyz", water())
     options = ("--steps", 120, "--log-interval", 1, "--trajectory-interval", 50, "--state-interval", 10, "-q")
     start = ("md", model_file, tmp_path / "start.extxyz", *options)
-    full_disk(6000)
-    assert run(monkeypatch, *start, "-o", tmp_path / "part") == 2
-    full_disk(resource.RLIM_INFINITY)
+    with full_disk(6000):
+        assert run(monkeypatch, *start, "-o", tmp_path / "part") == 2
     assert (tmp_path / "part" / "state.safetensors").is_file()
     assert run(monkeypatch, *start, "-o", tmp_path / "part", "--resume") == 0
     assert run(monkeypatch, *start, "-o", tmp_path / "whole") == 0
