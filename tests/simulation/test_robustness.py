@@ -144,6 +144,10 @@ def test_folder_that_cannot_be_written_is_refused(
     assert error.count("\n") == 1
 
 
+# Fresh weights hardly hold a molecule together: warm atoms fly about until two of them meet.
+COLD = ("--temperature", 1)
+
+
 @contextlib.contextmanager
 def full_disk(room: int) -> Iterator[None]:
     """Limits the size of files that this process writes, pytest's own included, which fails as a full disk does."""
@@ -199,7 +203,7 @@ def test_full_disk_during_dynamics_leaves_a_state_to_resume(
     monkeypatch: pytest.MonkeyPatch, model_file: Path, tmp_path: Path
 ) -> None:
     write(tmp_path / "start.extxyz", water())
-    options = ("--steps", 120, "--log-interval", 1, "--trajectory-interval", 50, "--state-interval", 10, "-q")
+    options = ("--steps", 120, "--log-interval", 1, "--trajectory-interval", 50, "--state-interval", 10, *COLD, "-q")
     start = ("md", model_file, tmp_path / "start.extxyz", *options)
     with full_disk(6000):
         assert run(monkeypatch, *start, "-o", tmp_path / "part") == 2
@@ -219,7 +223,7 @@ def test_interrupted_dynamics_save_their_state(
     number: signal.Signals,
 ) -> None:
     write(tmp_path / "start.extxyz", water())
-    start = ("md", model_file, tmp_path / "start.extxyz", "-o", tmp_path / "out", "-q", "--steps")
+    start = ("md", model_file, tmp_path / "start.extxyz", "-o", tmp_path / "out", *COLD, "-q", "--steps")
 
     def interrupt() -> None:
         while not (tmp_path / "out" / "log.csv").exists():
