@@ -23,6 +23,7 @@ from ase.io import read, write
 from tdn.cli.main import main
 from tdn.data.shards import save_arrays
 from tdn.modelfile import save_model
+from tdn.simulation.md import MDRun
 
 from .conftest import make_network, water
 
@@ -241,3 +242,26 @@ def test_interrupted_dynamics_save_their_state(
     assert run(monkeypatch, *start, 10 * lines + 50, "--resume") == 0
     steps = np.genfromtxt(tmp_path / "out" / "log.csv", delimiter=",", names=True)["step"]
     np.testing.assert_array_equal(np.diff(steps), 10)
+
+
+def test_dynamics_interrupted_before_their_first_step_start_once(
+    monkeypatch: pytest.MonkeyPatch, model_file: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / "start.extxyz", water())
+    start = ("md", model_file, tmp_path / "start.extxyz", "-o", tmp_path / "out", *COLD, "-q", "--steps")
+    with monkeypatch.context() as patch:
+        patch.setattr("tdn.simulation.md.MDRun._record", _interrupted(MDRun._record))
+        assert run(patch, *start, 20) == 130
+    assert run(monkeypatch, *start, 20, "--resume") == 0
+    steps = np.genfromtxt(tmp_path / "out" / "log.csv", delimiter=",", names=True)["step"]
+    np.testing.assert_array_equal(steps, [0, 10, 20])
+
+
+def _interrupted(record: Callable[[MDRun], None]) -> Callable[[MDRun], None]:
+    """Records, and asks the run to stop."""
+
+    def wrapped(self: MDRun) -> None:
+        record(self)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    return wrapped

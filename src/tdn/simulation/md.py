@@ -119,6 +119,7 @@ class MDRun:
         if state is not None:
             settings.ensemble.recall(self.dynamics, state[1])
         self._files = _Files(folder, state[0] if state is not None else None)
+        self._has_start = state is not None  # states are written after the first line of the log, be it at step 0
 
     def run(
         self, steps: int, stop: Callable[[], bool] = lambda: False, report: Callable[[int], None] | None = None
@@ -139,8 +140,9 @@ class MDRun:
         """
         self._files.start()
         try:
-            if self.step == 0:
+            if not self._has_start:
                 self._guarded(self._record)
+                self._has_start = True
             while self.step < steps and not stop():
                 self._guarded(self.dynamics.step)
                 self.step += 1
