@@ -15,7 +15,7 @@ from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
 from ase.units import bar, fs
 
-from lammps_systems import crystal, ethanol
+from engine_systems import crystal, ethanol
 from tdn import Potential, TDNCalculator, TDNConfig, save_model
 from tdn.errors import ConfigError, DataError
 

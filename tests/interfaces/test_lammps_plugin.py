@@ -12,7 +12,7 @@ import pytest
 import torch
 from ase.units import bar
 
-from lammps_systems import crystal, ethanol
+from engine_systems import crystal, ethanol
 from tdn import Potential, TDNCalculator, TDNConfig
 from tdn.interfaces.aoti import export_aoti
 from tdn.models.compiled import compiler_available

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import bulk, molecule
+from ase.build import molecule
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
 from ase.units import fs, kJ, mol, nm
 
+from engine_systems import crystal
 from tdn import Potential, TDNCalculator, TDNConfig, save_model
 from tdn.errors import ConfigError, DataError
 
@@ -31,14 +32,6 @@ def make_calculator() -> TDNCalculator:
     torch.manual_seed(0)
     config = TDNConfig(lmax=1, num_channels=4, r_max=4.0, radial_hidden=(8,))
     return TDNCalculator(Potential(config, {1: -13.6, 6: -1029.0, 8: -2042.0}, shifts={6: -2.0}).double())
-
-
-def crystal() -> Atoms:
-    atoms = bulk("C", cubic=True)
-    atoms.numbers[::3] = 8
-    atoms.set_cell([[3.9, 0.0, 0.0], [0.3, 3.7, 0.0], [-0.2, 0.4, 3.8]], scale_atoms=True)
-    atoms.rattle(0.1, seed=1)
-    return atoms
 
 
 def topology_of(atoms: Atoms) -> app.Topology:

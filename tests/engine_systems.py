@@ -1,4 +1,4 @@
-"""Structures that the tests of LAMMPS share."""
+"""Structures that the tests of LAMMPS and OpenMM share."""
 
 from __future__ import annotations
 
