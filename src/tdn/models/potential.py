@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tdn.errors import DataError
 from tdn.graph import AtomGraph, Prediction
+from tdn.memory import keep_freed_memory
 from tdn.models.compiled import CompiledCore, compiler_available
 from tdn.models.config import ModelConfig
 from tdn.models.tdn import TDN, Ghosts, TDNConfig
@@ -146,11 +147,14 @@ class Potential(nn.Module):
     def compile(self) -> None:
         """Run compiled code from now on, forces included; the first call of training and of evaluation compiles.
 
-        Without a C++ compiler on the machine the eager code keeps running, with a warning.
+        On a CPU the process also keeps the memory that it frees (`tdn.memory`). Without a C++ compiler the eager code
+        keeps running, with a warning.
         """
         if self.device.type == "cpu" and not compiler_available():
             warnings.warn("No C++ compiler found (g++ or clang++): running eager code, which is slower.", stacklevel=2)
             return
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self._compile = True
 
     def energies_and_edge_forces(
