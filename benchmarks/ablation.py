@@ -61,8 +61,8 @@ VARIANTS = {
     "knots-32": "radial_knots=32",
     # sizes, each with a learning rate of its own
     "channels-128-lr-0.015": "num_channels=128 lr=0.015",
-    "medium": "lmax=3 lr=0.015",
-    "large": "lmax=3 num_channels=128 lr=0.015",
+    "medium": "preset=medium",
+    "large": "preset=large",
     # the loss
     "mse": "loss=mse",
     "norms": "loss=l1",
@@ -74,9 +74,12 @@ VARIANTS = {
     "stage-two-1000": "energy_weight_final=1000",
     "stage-two-from-1": "energy_weight=1 energy_weight_final=100",
     # the optimiser
+    "adamw": "optimizer=adamw",
+    "adamw-lr-0.03": "optimizer=adamw lr=0.03",
+    "medium-adamw-lr-0.015": "preset=medium optimizer=adamw lr=0.015",
     "lr-0.003": "lr=0.003",
     "lr-0.01": "lr=0.01",
-    "lr-0.02": "lr=0.02",
+    "lr-0.04": "lr=0.04",
     "batch-1": "batch_size=1",
     "batch-2": "batch_size=2",
     "batch-10": "batch_size=10",

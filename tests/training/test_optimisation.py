@@ -107,7 +107,7 @@ SMALL_PAPER = PaperTDNConfig(num_channels=4, num_layers=1, num_heads=2, num_gaus
         (SMALL_PAPER, {"embedding", "shift", "norm1", "bias", "mean", "std", "offset"}),
     ],
 )
-@pytest.mark.parametrize("optimizer", ["adamw", "adam"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "adam"])
 def test_weight_decay_shrinks_matrices_that_mix_channels_only(config: ModelConfig, kept: set[str], optimizer: str):
     potential = build_potential(config, {1: 0.0, 6: 0.0}, 1.0, {1: -2.0, 6: -7.0})
     before = {name: parameter.detach().clone() for name, parameter in potential.named_parameters()}
@@ -125,5 +125,5 @@ def test_weight_decay_shrinks_matrices_that_mix_channels_only(config: ModelConfi
 def test_without_weight_decay_all_parameters_keep_their_place():
     """Checkpoints number them."""
     potential = build_potential(TDNConfig(num_channels=4), {1: 0.0}, 1.0, {})
-    (group,) = make_optimizer(TrainingConfig(), potential).param_groups
+    (group,) = make_optimizer(TrainingConfig(optimizer="adamw"), potential).param_groups
     assert all(a is b for a, b in zip(group["params"], potential.parameters(), strict=True))

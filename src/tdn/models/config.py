@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from tdn.config import StrictConfig
 
@@ -27,7 +27,7 @@ class ModelConfig(StrictConfig):
 
     STATISTICS: ClassVar[Mapping[str, str]] = {}
     """Fields that training sets from its data unless they are given -> `mean_neighbors` or `mean_atoms`."""
-    TRAINING: ClassVar[Mapping[str, float]] = {}
+    TRAINING: ClassVar[Mapping[str, Any]] = {}
     """Defaults of `TrainingConfig` that do not suit this architecture -> its own."""
 
     @property

@@ -8,7 +8,7 @@ it. Features are `[N, (lmax + 1)², C]`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -90,7 +90,7 @@ class PaperTDNConfig(ModelConfig):
     dropout: float = Field(default=0.2, ge=0, lt=1)
 
     STATISTICS: ClassVar[Mapping[str, str]] = {"avg_num_nodes": "mean_atoms", "avg_degree": "mean_neighbors"}
-    TRAINING: ClassVar[Mapping[str, float]] = {"lr": 5e-4}
+    TRAINING: ClassVar[Mapping[str, Any]] = {"lr": 5e-4, "optimizer": "adamw"}
 
     @model_validator(mode="after")
     def _consistent(self) -> PaperTDNConfig:

@@ -62,6 +62,7 @@ _NETWORK = {
 _TRAINING = {
     "batch_size": 32,
     "max_edges": None,
+    "optimizer": "adamw",
     "lr": 2e-4,
     "weight_decay": 1e-3,
     "warmup_steps": 0,

@@ -119,7 +119,8 @@ class TrainingConfig(StrictConfig):
         max_time: Wall-clock time of the loop, validation included: seconds, or a text such as `15m` or `1h30m`.
         batch_size: Most structures in a step, over all processes.
         max_edges: Most edges in a batch of one process, whatever the sizes of its structures; bounds the memory.
-        optimizer: `adamw`, or `adam`, whose weight decay is a term of the loss.
+        optimizer: `muon` for the matrices that mix channels and AdamW for the rest (`tdn.training.muon`), `adamw` for
+            all, or `adam`, whose weight decay is a term of the loss.
         lr: Highest learning rate.
         schedule: `cosine` anneals to the end of the run, `plateau` lowers the rate when the validation stops improving,
             `constant` leaves it.
@@ -163,8 +164,8 @@ class TrainingConfig(StrictConfig):
     max_time: Duration | None = None
     batch_size: int = Field(default=5, ge=1)
     max_edges: int | None = Field(default=20_000, ge=1)
-    optimizer: Literal["adamw", "adam"] = "adamw"
-    lr: float = Field(default=3e-2, gt=0)
+    optimizer: Literal["muon", "adamw", "adam"] = "muon"
+    lr: float = Field(default=2e-2, gt=0)
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     lr_final: float = Field(default=1e-3, ge=0, le=1)
     warmup_steps: int = Field(default=100, ge=0)

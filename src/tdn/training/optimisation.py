@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from types import UnionType
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from tdn.nn.attention import ComponentLinear
 from tdn.nn.linear import DegreeLinear
 from tdn.nn.radial import MLP
 from tdn.training.config import TrainingConfig
+from tdn.training.muon import Muon
 
 
 def run_fraction(config: TrainingConfig, step: int, epochs: float, elapsed: float) -> float:
@@ -78,15 +80,22 @@ class Plateau:
 
 
 def make_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW (1711.05101) or Adam (1412.6980) of what is not frozen; the learning rate is set before every step."""
+    """Of what is not frozen: Muon, AdamW (1711.05101) or Adam (1412.6980). The rate is set before every step."""
+    mixing = mixing_matrices(model) if config.weight_decay else set()
+    unit = unit_matrices(model) if config.optimizer == "muon" else set()
+    groups = [
+        {
+            "params": [p for p in model.parameters() if p.requires_grad and (id(p) in mixing, id(p) in unit) == kind],
+            "weight_decay": config.weight_decay * kind[0],
+            "orthogonal": kind[1],
+        }
+        for kind in itertools.product((True, False), repeat=2)
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "muon":
+        return Muon(groups, config.lr, config.betas, config.amsgrad)
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    parameters: Any = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if config.weight_decay:
-        mixing = mixing_matrices(model)
-        groups = [[p for p in parameters if (id(p) in mixing) == decays] for decays in (True, False)]
-        decay = (config.weight_decay, 0.0)
-        parameters = [{"params": own, "weight_decay": wd} for own, wd in zip(groups, decay, strict=True) if own]
-    return kind(parameters, lr=config.lr, betas=config.betas, weight_decay=0.0, amsgrad=config.amsgrad)
+    return kind(groups, lr=config.lr, betas=config.betas, amsgrad=config.amsgrad)
 
 
 def mixing_matrices(model: nn.Module) -> set[int]:
@@ -95,8 +104,18 @@ def mixing_matrices(model: nn.Module) -> set[int]:
     They are the weights that may shrink without harm: embeddings and coefficients tell elements apart, and the binding
     energies of the elements have a size of their own, in eV.
     """
-    layers = (layer for layer in model.modules() if isinstance(layer, nn.Linear | ComponentLinear | DegreeLinear | MLP))
-    return {id(parameter) for layer in layers for parameter in layer.parameters() if parameter.ndim > 1}
+    return _matrices(model, nn.Linear | ComponentLinear | DegreeLinear | MLP)
+
+
+def unit_matrices(model: nn.Module) -> set[int]:
+    """`id` of those of them whose entries are of order one, with more than one row and column: Muon's."""
+    chosen = _matrices(model, DegreeLinear | MLP)
+    return {id(p) for p in model.parameters() if id(p) in chosen and min(p.shape[-2:]) > 1}
+
+
+def _matrices(model: nn.Module, layers: UnionType) -> set[int]:
+    modules = (module for module in model.modules() if isinstance(module, layers))
+    return {id(parameter) for module in modules for parameter in module.parameters() if parameter.ndim > 1}
 
 
 @torch.no_grad()
