@@ -103,7 +103,7 @@ def test_new_elements_start_as_their_nearest_relatives(trained: Path, tmp_path: 
     assert new.elements == (1, 6, 14)
     assert any("new elements Si" in line for line in listener.lines)
     labels = np.array([atoms.info["REF_energy"] for atoms in frames])
-    assert np.abs(energies(new, frames) - labels).max() < 1.0
+    assert np.abs(energies(new, frames) - labels).max() < 3.0, "a silicon atom is 50 eV off without its own reference"
 
 
 def test_a_grown_potential_is_the_old_one_on_old_elements() -> None:

@@ -67,7 +67,8 @@ class Muon(torch.optim.AdamW):
     def _nesterov(self, matrix: Tensor) -> Tensor:
         """Momentum after this step, and the gradient once more."""
         if not self.state[matrix]:
-            self.state[matrix]["exp_avg"] = torch.zeros_like(matrix)
+            # AdamW looks for the step of every parameter whose state it loads.
+            self.state[matrix] |= {"exp_avg": torch.zeros_like(matrix), "step": torch.zeros(())}
         momentum = self.state[matrix]["exp_avg"].lerp_(matrix.grad, 1.0 - MOMENTUM)
         return matrix.grad.lerp(momentum, MOMENTUM)
 
