@@ -273,6 +273,12 @@ def more_systems() -> str:
     return _networks(_systems(), [row_title(row) for row in _systems()])
 
 
+def training_steps() -> str:
+    """A training step of whole networks on more systems."""
+    rows = _read("bench_train_step_systems")["rows"]
+    return _networks(rows, [row_title(row) for row in rows])
+
+
 def matched() -> str:
     """Energy and forces of networks at our sizes."""
     rows = _read("bench_model_matched")["rows"]
@@ -432,8 +438,8 @@ def _or_not_yet(table: Callable[[], str]) -> Callable[[], str]:
 TABLES = {
     table.__name__: _or_not_yet(table)
     for table in (
-        ranks, accuracy, speed, grid, exponents, networks, more_systems, matched, memory, scaling, first_call, startup,
-        symmetry, roofline, ablation, presets, nve, suites,
+        ranks, accuracy, speed, grid, exponents, networks, more_systems, training_steps, matched, memory, scaling,
+        first_call, startup, symmetry, roofline, ablation, presets, nve, suites,
     )
 }  # fmt: skip
 

@@ -61,6 +61,15 @@ def test_model_reports_speed_and_absent_peers(tmp_path: Path) -> None:
     assert "fairchem" in row["absent"]["esen_l2"]
 
 
+def test_training_step_of_batches_and_single_structures(tmp_path: Path) -> None:
+    run("train-step", "--system", "ethanol,aspirin", "--batch", "2", "--layers", "1", "--lmax", "1", *TINY,
+        "--peers", "", "--eager", "--json", str(tmp_path / "t.json"), "--picture", str(tmp_path / "t.svg"))  # fmt: skip
+    rows = json.loads((tmp_path / "t.json").read_text())["rows"]
+    assert [(row["system"], row["atoms"]) for row in rows] == [("ethanol, batch 2", 18), ("aspirin", 21)]
+    assert all(row["passes"]["training_step"]["ours_ms"] > 0 for row in rows)
+    assert "<svg" in (tmp_path / "t.svg").read_text()
+
+
 def test_scaling_gives_time_and_memory_an_atom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tdn.bench.suites.free_gib", lambda: 1e-6)
     output = run("scaling", "--atoms", "1000000,100", "--batches", "1", "--layers", "1", "--lmax", "1", *TINY,

@@ -139,19 +139,25 @@ def models(
     return {"suite": "model", "rows": rows}
 
 
-def training_step(
+def training_steps(
+    names: Sequence[str],
     batch_size: int,
     peers: Mapping[str, Peer],
     task: Measurement,
     interpreters: Interpreters,
     progress: Progress = lambda message: None,
 ) -> dict[str, Any]:
-    """Loss, its gradient and the optimiser's step for a batch of ethanol molecules."""
-    frames = systems.ethanol(batch_size)
-    sized = dataclasses.replace(task, passes=("training_step",), structures=frames, memory=("training_step",))
-    entries = measure(peers, sized, interpreters, progress)
-    row = {"system": f"ethanol, batch {batch_size}", "atoms": sum(map(len, frames)), **summarise(entries)}
-    return {"suite": "train-step", "rows": [row]}
+    """Loss, its gradient and the optimiser's step for every named system: `ethanol`, a batch of so many, or one box."""
+    rows = []
+    for name in names:
+        if name == "ethanol":
+            title, frames = f"ethanol, batch {batch_size}", systems.ethanol(batch_size)
+        else:
+            title, frames = name, [systems.make_system(name)]
+        sized = dataclasses.replace(task, passes=("training_step",), structures=frames, memory=("training_step",))
+        entries = measure(peers, sized, interpreters, lambda message, title=title: progress(f"{title}: {message}"))
+        rows.append({"system": title, "atoms": sum(map(len, frames)), **summarise(entries)})
+    return {"suite": "train-step", "rows": rows}
 
 
 def scaling(

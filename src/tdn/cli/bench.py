@@ -165,7 +165,12 @@ def model(
 
 @app.command("train-step")
 def train_step(
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Ethanol molecules in a batch.")] = 10,
+    system: Annotated[
+        str, typer.Option("--system", help="ethanol, aspirin, water, water1536, si or lips, by commas.")
+    ] = "ethanol",
+    batch: Annotated[
+        int, typer.Option("--batch", min=1, help="Ethanol molecules in a batch; of the others it is one structure.")
+    ] = 10,
     lmax: LmaxOption = 2,
     channels: ChannelsOption = 64,
     layers: LayersOption = 2,
@@ -186,12 +191,13 @@ def train_step(
     """A training step on energies and forces: prediction, double backward, Adam's update."""
     from tdn.bench.peers import MODELS, choose
     from tdn.bench.rounds import Interpreters
-    from tdn.bench.suites import training_step
+    from tdn.bench.suites import training_steps
 
     chosen = choose(MODELS, _with_airs(_names(peers), airs_code), eager)
     task = _task(rounds, device, dtype, threads, build_limit, _sizes(lmax, channels, layers, cutoff, airs_code))
     with _progress(quiet) as progress:
-        result = training_step(batch, chosen, task, Interpreters.parse(peer_python or ()), progress)
+        interpreters = Interpreters.parse(peer_python or ())
+        result = training_steps(_names(system) or [], batch, chosen, task, interpreters, progress)
     _report(result, json, picture, quiet, threads)
 
 
