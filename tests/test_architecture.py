@@ -30,7 +30,9 @@ ROWS = (
     {"__main__"},
 )
 PEERS = ROWS[4]
-SHARED = {"config", "datasets", "devices", "errors", "files", "graph", "neighbors", "structure", "units", "version"}
+SHARED = {
+    "config", "datasets", "devices", "errors", "files", "graph", "memory", "neighbors", "structure", "units", "version",
+}  # fmt: skip
 ROW = {part: k for k, row in enumerate(ROWS) for part in row}
 
 

@@ -66,6 +66,7 @@ class Muon(torch.optim.AdamW):
 
     def _nesterov(self, matrix: Tensor) -> Tensor:
         """Momentum after this step, and the gradient once more."""
+        assert matrix.grad is not None
         if not self.state[matrix]:
             # AdamW looks for the step of every parameter whose state it loads.
             self.state[matrix] |= {"exp_avg": torch.zeros_like(matrix), "step": torch.zeros(())}
