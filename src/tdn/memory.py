@@ -14,8 +14,8 @@ def keep_freed_memory() -> bool:
     """Have the C library keep freed memory for the next call, instead of returning it to the system; for good.
 
     Every step allocates the same large arrays. By default each comes from the system anew, which must clear its
-    pages: a third of the time of a step of 30 000 atoms, half of one of 60 000. In exchange a process keeps what its
-    largest step took, and takes about a fifth more for that.
+    pages; from some ten thousand atoms on that is a large part of a step. In exchange a process keeps what its largest
+    step took, and its peak is somewhat higher.
 
     Returns:
         Whether it does now: only where the C library is glibc, and `TDN_KEEP_MEMORY` is not 0.

@@ -126,3 +126,10 @@ def test_element_that_the_model_does_not_know_is_said(files: tuple[Path, Path], 
 def test_bad_input_is_refused(arguments: list[str], match: str) -> None:
     with pytest.raises((ConfigError, DataError, TDNError), match=match):
         run(*arguments)
+
+
+@pytest.mark.parametrize("suite", ["model", "train-step"])
+def test_a_wrong_system_is_refused_before_others_are_measured(suite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tdn.bench.suites.measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(ConfigError, match="gold"):
+        run(suite, "--system", "aspirin,gold", *TINY)

@@ -125,8 +125,7 @@ def models(
 ) -> dict[str, Any]:
     """Energy and forces of every named system."""
     rows = []
-    for name in names:
-        structure = systems.make_system(name)
+    for name, structure in {name: systems.make_system(name) for name in names}.items():
         sized = dataclasses.replace(
             task, passes=("energy_forces",), structures=[structure], memory=("energy_forces",)
         )  # fmt: skip
@@ -149,15 +148,17 @@ def training_steps(
 ) -> dict[str, Any]:
     """Loss, its gradient and the optimiser's step for every named system: `ethanol`, a batch of so many, or one box."""
     rows = []
-    for name in names:
-        if name == "ethanol":
-            title, frames = f"ethanol, batch {batch_size}", systems.ethanol(batch_size)
-        else:
-            title, frames = name, [systems.make_system(name)]
+    for title, frames in dict(_batch(name, batch_size) for name in names).items():
         sized = dataclasses.replace(task, passes=("training_step",), structures=frames, memory=("training_step",))
         entries = measure(peers, sized, interpreters, lambda message, title=title: progress(f"{title}: {message}"))
         rows.append({"system": title, "atoms": sum(map(len, frames)), **summarise(entries)})
     return {"suite": "train-step", "rows": rows}
+
+
+def _batch(name: str, batch_size: int) -> tuple[str, list[Structure]]:
+    if name == "ethanol":
+        return f"ethanol, batch {batch_size}", systems.ethanol(batch_size)
+    return name, [systems.make_system(name)]
 
 
 def scaling(

@@ -150,5 +150,5 @@ def make_system(name: str) -> Structure:
         ConfigError: If there is no such system.
     """
     if name not in SYSTEMS:
-        raise ConfigError(f"--system must be of {', '.join(SYSTEMS)}, got {name!r}.")
+        raise ConfigError(f"--system must be of {', '.join(SYSTEMS)} (train-step: ethanol too), got {name!r}.")
     return SYSTEMS[name]()

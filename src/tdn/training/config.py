@@ -237,7 +237,7 @@ class RunConfig(StrictConfig):
         data: What to learn from.
         model: Architecture and shape of the network; averages of neighbours and atoms are taken from the training data
             unless they are given.
-        training: How to train; the learning rate of a run that starts from a model is a tenth of the usual one.
+        training: How to train; the learning rate of a run that starts from a model is 0.003 at most unless given.
         start: A model to start from; null for fresh weights.
         output: Folder of the run.
         seed: Of the initial weights, the split and the order of the frames.
