@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tdn.calculator import TDNCalculator
 from tdn.graph import AtomGraph, Prediction, collate
-from tdn.models.compiled import compiler_available
+from tdn.models.compiled import CompiledCore, compiler_available
 from tdn.models.potential import Potential
 from tdn.models.tdn import TDNConfig
 from tdn.structure import Structure
@@ -65,6 +65,15 @@ def test_new_sizes_do_not_recompile(potentials: tuple[Potential, Potential]) -> 
     with torch.compiler.set_stance("fail_on_recompile"):
         for names in (("H2O",), ("CH4", "H2O"), ("Si", "Si", "H2O")):
             compiled.eval()(graph_of(*names))
+
+
+def test_statistics_of_the_data_are_no_part_of_the_code() -> None:
+    def code(scale: float, avg_num_neighbors: float) -> str:
+        config = TDNConfig(lmax=1, num_channels=4, r_max=4.0, avg_num_neighbors=avg_num_neighbors)
+        potential = Potential(config, {1: -1.0, 8: -2.0 * scale}, scale, {1: 0.3 * scale})
+        return CompiledCore(potential, potential.eager_energies_and_edge_forces).run.code
+
+    assert code(1.5, 13.0) == code(1.7, 11.2)
 
 
 def test_compiled_code_sees_changed_weights(potentials: tuple[Potential, Potential]) -> None:

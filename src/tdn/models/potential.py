@@ -18,6 +18,7 @@ from tdn.memory import keep_freed_memory
 from tdn.models.compiled import CompiledCore, compiler_available
 from tdn.models.config import ModelConfig
 from tdn.models.tdn import TDN, Ghosts, TDNConfig
+from tdn.nn.constants import Constants
 from tdn.nn.kernels import gather, scatter_sum
 from tdn.nn.radial import polynomial_envelope
 from tdn.nn.repulsion import Repulsion
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 BINDING_SHARPNESS = 4.0
 
 
-class Potential(nn.Module):
+class Potential(Constants):
     """Conservative potential of a network of atomic energies.
 
     `E = sum_i [E0(Z_i) + b(i) shift(Z_i) + scale * network(i)]`, where `b(i)` goes smoothly from 0 for a lone atom to 1
@@ -46,6 +47,7 @@ class Potential(nn.Module):
 
     element_index: Tensor
     reference_energies: Tensor
+    network_scale: Tensor
 
     def __init__(
         self,
@@ -54,7 +56,8 @@ class Potential(nn.Module):
         scale: float = 1.0,
         shifts: Mapping[int, float] | None = None,
     ) -> None:
-        super().__init__()
+        # A buffer besides the number, so that compiled code of one data set serves the next one.
+        super().__init__({"network_scale": np.array(float(scale))})
         self.config = config
         # Set by `tdn calibrate`; new weights need a new one.
         self.uncertainty: LastLayerPosterior | None = None
@@ -134,7 +137,7 @@ class Potential(nn.Module):
         distance = vectors.square().sum(-1).sqrt()
         envelope = polynomial_envelope(distance, self.r_max)
         bound = -torch.expm1(-BINDING_SHARPNESS * scatter_sum(envelope, receivers, local))
-        energies = self.scale * (energies + bound * gather(self.shift, species[:local]))
+        energies = self.network_scale * (energies + bound * gather(self.shift, species[:local]))
         if self.repulsion is None:
             return energies
         return energies + self.repulsion(distance, species, senders, receivers)[:local]

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from tdn.models.config import ModelConfig
+from tdn.nn.constants import Constants
 from tdn.nn.harmonics import expand_degrees, spherical_harmonics
 from tdn.nn.kernels import EdgeIndex, gather
 from tdn.nn.linear import DegreeLinear
@@ -188,7 +190,7 @@ class Ghosts(Protocol):
         ...
 
 
-class Interaction(nn.Module):
+class Interaction(Constants):
     """One layer: convolution, polynomial of the messages, residual, gate.
 
     Args:
@@ -198,10 +200,12 @@ class Interaction(nn.Module):
         num_elements: Elements that have their own weights.
     """
 
+    message_scale: Tensor
+
     def __init__(self, config: TDNConfig, lmax_in: int, lmax_out: int, num_elements: int) -> None:
-        super().__init__()
+        # A buffer, so that compiled code of one data set serves the next one.
+        super().__init__({"message_scale": np.array(config.avg_num_neighbors**-0.5)})
         channels, lmax = config.num_channels, config.lmax
-        self.message_scale = config.avg_num_neighbors**-0.5
         self.linear_in = DegreeLinear(lmax_in, channels, channels, config.shared_linear)
         self.convolution = CPConvolution(
             lmax_in, lmax, lmax, config.parity, config.products == "exact", weight_per_degree=config.weight_per_degree
