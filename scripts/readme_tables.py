@@ -9,6 +9,7 @@ Results that have not been measured leave a word in their place.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 import re
@@ -61,27 +62,45 @@ def ranks() -> str:
 
 
 def accuracy() -> str:
-    """First test of every result of `tdn reproduce SUITE` in benchmarks/results, and runs from before there was one."""
+    """Errors on every test of `tdn reproduce SUITE`, contenders side by side, beside MACE's published ones."""
+    contents = _suites()
+    found = {name: groups for content in contents for name, groups in _groups(content).items()}
+    present = {own.contender for groups in found.values() for own in groups}
+    contenders = [*(name for name in OURS if name in present), *sorted(present.difference(OURS))]
     rows = []
-    for path in sorted(RESULTS.glob("accuracy_*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        link = f"[JSON]({path.relative_to(ROOT).as_posix()})"
-        for table in tables(content["suite"], group(content["results"])):
-            if table.is_first:
-                for row in (dict(zip(table.columns, cells, strict=True)) for cells in table.rows):
-                    # Of the published numbers, those of hours on a GPU, one is enough here; the JSON has all.
-                    if not row["time"] and not row["model"].startswith("MACE"):
-                        continue
-                    name, energy = f"{content['suite']}, {table.entry}", f"{row['energy']} {table.unit}"
-                    rows.append((name, row["model"], row["time"], energy, row["forces"], link))
-    for path in sorted(RESULTS.glob("rmd17_*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        errors = result["errors"]["test"]
-        energy, forces = (f"{errors[name]['mae']:.2f} / {errors[name]['rmse']:.2f}" for name in ("energy", "forces"))
-        link = f"[JSON]({path.relative_to(ROOT).as_posix()})"
-        rows.append((f"rmd17, {result['molecule']}", "tdn-small", "15 min", f"{energy} meV", forces, link))
-    header = ("data", "model", "time", "energy MAE / RMSE", "forces MAE / RMSE, meV/Å", "result")
-    return markdown(header, rows)
+    for (suite, name), groups in found.items():
+        entry = SUITES[suite].entry(name)
+        for block, seconds in itertools.product(entry.blocks, sorted({own.seconds for own in groups})):
+            cells = {own.contender: _errors(own, entry, block) for own in groups if own.seconds == seconds}
+            if any(cells.values()):
+                test = f"{suite} {name}, {block} ({UNITS[entry.energy]})"
+                measured = (cells.get(contender, "") for contender in contenders)
+                rows.append((test, clock(seconds), *measured, _mace(entry, block)))
+    return markdown(("data, test", "training", *contenders, "MACE (paper)"), rows)
+
+
+OURS = [f"tdn-{name}" for name in PRESETS]
+
+
+def _groups(content: Mapping[str, Any]) -> dict[tuple[str, str], list[Group]]:
+    return {(content["suite"], entry): groups for entry, groups in group(content["results"]).items()}
+
+
+def _errors(own: Group, entry: Entry, block: str) -> str:
+    """MAE of energies / force components; energies alone where a test has no forces."""
+    values = [own.errors(block, quantity, "mae") for quantity in (entry.energy, "forces")]
+    return " / ".join(_mean_and_deviation(errors) for errors in values if errors)
+
+
+def _mace(entry: Entry, block: str) -> str:
+    for row in entry.blocks[block].published:
+        if row.model.startswith("MACE") and row.energy is not None and row.forces is not None:
+            return f"{row.energy:g} / {row.forces:g}" + (" (RMSE)" if entry.measure == "rmse" else "")
+    return ""
+
+
+def _mean_and_deviation(values: Sequence[float]) -> str:
+    return _over_seeds([fmean(values), stdev(values) if len(values) > 1 else None])
 
 
 def suites() -> str:
@@ -147,9 +166,7 @@ def _preset_cells(data: str, entry: Entry, own: Group) -> tuple[str, ...]:
     block = next(iter(entry.blocks))
     errors = []
     for quantity in (entry.energy, "forces"):
-        values = own.errors(block, quantity, "mae")
-        deviation = stdev(values) if len(values) > 1 else None
-        errors.append(f"{_over_seeds([fmean(values), deviation])} {UNITS[quantity]}")
+        errors.append(f"{_mean_and_deviation(own.errors(block, quantity, 'mae'))} {UNITS[quantity]}")
     machine = "" if own.results[0]["device"] == "cpu" else f" on {own.results[0]['device']}"
     pace, inference = (short(own.mean(key), 2) for key in ("ms_per_step", "inference_ms"))
     return data, clock(own.seconds) + machine, pace, *errors, inference
@@ -387,7 +404,7 @@ def _ablation(content: dict[str, Any]) -> str:
         rows.append((change, parameters, pace, *errors, "" if ratio is None else f"{ratio:+.0%}"))
     names = ("molecule", "train_frames", "valid_frames", "steps")
     title = "{}: {} frames to train on, {} others, {} steps, seeds ".format(*(content[name] for name in names))
-    title += ", ".join(map(str, sorted({run["seed"] for run in runs})))
+    title += ", ".join(map(str, sorted({run["seed"] for run in runs}))) + " where an error has a ±, else 0"
     title += f", all with `{content['base']}`" if content["base"] else ""
     header = ("change", "parameters", "ms", "training F", "other F", "other E", "F against base")
     return f"{title}; MAE, meV/Å and meV\n\n{markdown(header, rows)}"
