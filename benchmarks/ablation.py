@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import forms
 import numpy as np
 import torch
 from common import mean_over_seeds, write_result
@@ -50,6 +51,8 @@ VARIANTS = {
     "one-radial-weight": "weight_per_degree=false",
     "shared-linear": "shared_linear=true",
     "all-paths": "parity=all",
+    **{name: f"form={name}" for name in forms.FORMS if name != "fitted-factors"},
+    "fitted-factors": "form=fitted-factors parity=all",
     "zbl": "zbl=true",
     "cutoff-4": "r_max=4",
     "cutoff-6": "r_max=6",
@@ -93,7 +96,7 @@ VARIANTS = {
     "constant-lr": "schedule=constant",
     "float64": "dtype=float64",
 }
-"""Name -> overrides of the default configuration, as on the command line of `tdn train`."""
+"""Name -> overrides of the default configuration, as for `tdn train`; `form=` names one of `forms.py`."""
 
 
 class CPUClock(Reporter):
@@ -127,7 +130,8 @@ def choose_frames(file: Path, num_train: int, num_valid: int) -> dict[str, Frame
 def run(parts: Mapping[str, FrameSet], settings: Sequence[str], steps: int) -> dict[str, Any]:
     """Train on the frames and measure the best weights on both parts."""
     clock = CPUClock()
-    with tempfile.TemporaryDirectory() as folder:
+    settings, form = split_form(settings)
+    with forms.use(form), tempfile.TemporaryDirectory() as folder:
         for name, frames in parts.items():
             write_frames(Path(folder) / f"{name}.extxyz", frames)
         files = [f"{name}={folder}/{name}.extxyz" for name in parts]
@@ -147,6 +151,14 @@ def run(parts: Mapping[str, FrameSet], settings: Sequence[str], steps: int) -> d
         **errors_of(result.errors["valid"], "valid_"),
         **errors_of(trained, "train_"),
     }
+
+
+def split_form(settings: Sequence[str]) -> tuple[list[str], str | None]:
+    """Overrides of the configuration, and the form of the network, if one is named."""
+    named = [text.removeprefix("form=") for text in settings if text.startswith("form=")]
+    if unknown := set(named) - set(forms.FORMS):
+        raise SystemExit(f"No form {', '.join(unknown)}; there are {', '.join(forms.FORMS)}.")
+    return [text for text in settings if not text.startswith("form=")], named[-1] if named else None
 
 
 def errors_of(table: ErrorTable, prefix: str) -> dict[str, float]:
@@ -224,7 +236,8 @@ def main() -> None:
         file = arguments.file or data_folder("rmd17", os.environ.get("TDN_DATA")) / name
         parts = choose_frames(file, arguments.frames, arguments.valid)
         for text in chosen.values():
-            load_config(None, ["train=a.xyz", "output=run", *arguments.base.split(), *text.split()])
+            settings, _ = split_form([*arguments.base.split(), *text.split()])
+            load_config(None, ["train=a.xyz", "output=run", *settings])
     except TDNError as error:
         raise SystemExit(str(error)) from error
     molecule = arguments.file.stem if arguments.file else arguments.molecule

@@ -1,0 +1,157 @@
+"""Forms of the network that are no options of it: what it would be without a part, or with another one.
+
+`ablation.py` trains them as `form=NAME`. A form takes the place of a class of `tdn.models.tdn` as long as a run takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+import tdn.models.potential as potential
+import tdn.models.tdn as network
+import tdn.nn.tensor_product as products
+from tdn.cp.tables import FactorTable, load_table
+from tdn.models.tdn import TDN, Gate, Interaction, TDNConfig
+from tdn.nn.norm import DegreeNorm
+from tdn.nn.radial import MLP
+
+
+class NoGate(Gate):
+    """Hands on what it gets."""
+
+    def __init__(self, lmax: int, lmax_out: int, num_channels: int) -> None:
+        nn.Module.__init__(self)
+        self.lmax_out = lmax_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The degrees that are handed on."""
+        return x[: (self.lmax_out + 1) ** 2]
+
+
+class ScalarGate(Gate):
+    """Gates by functions of the scalars alone, not of the norms of the other degrees."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate as if all norms were zero."""
+        gates = self.mlp(torch.cat([x[0], *[torch.zeros_like(x[0])] * self.lmax], dim=-1))
+        gates = gates.view(x.shape[1], self.lmax_out + 2, x.shape[2]).transpose(0, 1)
+        gated = x[: (self.lmax_out + 1) ** 2] * (1.0 + network.expand_degrees(gates[:-1]))
+        return torch.cat([gated[:1] + gates[-1:], gated[1:]])
+
+
+class DeepGate(Gate):
+    """Gates by a network with two hidden layers."""
+
+    def __init__(self, lmax: int, lmax_out: int, num_channels: int) -> None:
+        super().__init__(lmax, lmax_out, num_channels)
+        self.mlp = MLP([(lmax + 1) * num_channels, num_channels, num_channels, (lmax_out + 2) * num_channels])
+
+
+class TwoGates(Interaction):
+    """Gates the messages too, before their products."""
+
+    def __init__(self, config: TDNConfig, lmax_in: int, lmax_out: int, num_elements: int) -> None:
+        super().__init__(config, lmax_in, lmax_out, num_elements)
+        gate = Gate(config.lmax, config.lmax, config.num_channels)
+        self.linear_message: nn.Module = nn.Sequential(self.linear_message, gate)
+
+
+class NoResidual(Interaction):
+    """Hands on the polynomials of the messages only."""
+
+    def __init__(self, config: TDNConfig, lmax_in: int, lmax_out: int, num_elements: int) -> None:
+        super().__init__(config, lmax_in, lmax_out, num_elements)
+        self.linear_skip = None
+
+
+class Identity(Interaction):
+    """Adds the features as they are, instead of a linear map of them."""
+
+    def __init__(self, config: TDNConfig, lmax_in: int, lmax_out: int, num_elements: int) -> None:
+        super().__init__(config, lmax_in, lmax_out, num_elements)
+        self.linear_skip: nn.Module | None = nn.Identity() if lmax_in else None
+
+
+class Normalised(Interaction):
+    """Normalises every degree of the features before they are sent."""
+
+    def __init__(self, config: TDNConfig, lmax_in: int, lmax_out: int, num_elements: int) -> None:
+        super().__init__(config, lmax_in, lmax_out, num_elements)
+        if lmax_in:
+            self.linear_in: nn.Module = nn.Sequential(Norm(lmax_in, config.num_channels), self.linear_in)
+
+
+class Norm(DegreeNorm):
+    """With the component first, as in `TDN`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised `x [d, N, U]`."""
+        return super().forward(x.transpose(0, 1)).transpose(0, 1)
+
+
+class LinearReadouts(TDN):
+    """Reads energies out linearly after every layer, the last one too."""
+
+    def __init__(self, config: TDNConfig, num_elements: int) -> None:
+        super().__init__(config, num_elements)
+        self.readouts = nn.ModuleList(MLP([config.num_channels, 1]) for _ in range(config.num_layers))
+
+
+class LastReadout(TDN):
+    """Reads energies out of the last layer only."""
+
+    def __init__(self, config: TDNConfig, num_elements: int) -> None:
+        super().__init__(config, num_elements)
+        self.readouts = nn.ModuleList([*(Nothing() for _ in self.readouts[:-1]), self.readouts[-1]])
+
+
+class Nothing(nn.Module):
+    """No energy."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zeros `[N, 1]`."""
+        return torch.zeros_like(x[:, :1])
+
+
+def unsaturated(x: Tensor) -> Tensor:
+    """Messages as they are."""
+    return x
+
+
+def fitted_table(lmax_in1: int, lmax_in2: int, lmax_out: int, *rest: Any) -> FactorTable:
+    """The factors of the paper's rank, which are not exact, where there are any; take `parity=all` with them."""
+    if lmax_in1 == lmax_in2 == lmax_out:
+        return load_table(lmax_in1, lmax_in2, lmax_out, "all", "paper")
+    return load_table(lmax_in1, lmax_in2, lmax_out, *rest)
+
+
+FORMS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
+    "no-gate": (network, "Gate", NoGate),
+    "gate-scalars": (network, "Gate", ScalarGate),
+    "gate-deep": (network, "Gate", DeepGate),
+    "two-gates": (network, "Interaction", TwoGates),
+    "no-residual": (network, "Interaction", NoResidual),
+    "identity-residual": (network, "Interaction", Identity),
+    "normalised": (network, "Interaction", Normalised),
+    "unsaturated": (network, "saturate", unsaturated),
+    "readouts-linear": (potential, "TDN", LinearReadouts),
+    "readout-last": (potential, "TDN", LastReadout),
+    "fitted-factors": (products, "load_table", fitted_table),
+}
+"""Name -> module, name in it, what stands there instead."""
+
+
+@contextlib.contextmanager
+def use(name: str | None) -> Iterator[None]:
+    """Networks built within this context have that form; as they are if there is no name."""
+    if name is None:
+        yield
+        return
+    with mock.patch.object(*FORMS[name]):
+        yield
