@@ -73,7 +73,7 @@ def accuracy() -> str:
         for block, seconds in itertools.product(entry.blocks, sorted({own.seconds for own in groups})):
             cells = {own.contender: _errors(own, entry, block) for own in groups if own.seconds == seconds}
             if any(cells.values()):
-                test = f"{suite} {name}, {block} ({UNITS[entry.energy]})"
+                test = f"{suite} {name}, {block} ({UNITS[entry.energy]}, {entry.measure.upper()})"
                 measured = (cells.get(contender, "") for contender in contenders)
                 rows.append((test, clock(seconds), *measured, _mace(entry, block)))
     return markdown(("data, test", "training", *contenders, "MACE (paper)"), rows)
@@ -87,15 +87,15 @@ def _groups(content: Mapping[str, Any]) -> dict[tuple[str, str], list[Group]]:
 
 
 def _errors(own: Group, entry: Entry, block: str) -> str:
-    """MAE of energies / force components; energies alone where a test has no forces."""
-    values = [own.errors(block, quantity, "mae") for quantity in (entry.energy, "forces")]
+    """Errors of energies / force components, as they are published; energies alone where a test has no forces."""
+    values = [own.errors(block, quantity, entry.measure) for quantity in (entry.energy, "forces")]
     return " / ".join(_mean_and_deviation(errors) for errors in values if errors)
 
 
 def _mace(entry: Entry, block: str) -> str:
     for row in entry.blocks[block].published:
         if row.model.startswith("MACE") and row.energy is not None and row.forces is not None:
-            return f"{row.energy:g} / {row.forces:g}" + (" (RMSE)" if entry.measure == "rmse" else "")
+            return f"{row.energy:g} / {row.forces:g}"
     return ""
 
 
