@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,6 +123,40 @@ def test_user_error_is_one_line_and_code_2(monkeypatch: pytest.MonkeyPatch, caps
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main(monkeypatch, "--version") == 0
     assert capsys.readouterr().out == f"tdn {__version__}\n"
+
+
+ASKS_FOR_EVER = """
+import sys
+from tdn.bench.rounds import Worker
+from tdn.cli import main as command
+
+def app():
+    worker = Worker(sys.argv[1], 1)
+    print(worker._process.pid, flush=True)
+    try:
+        worker.ask(60.0)
+    finally:
+        worker.close()
+
+command.app = app
+command.main()
+"""
+
+
+def test_terminated_command_leaves_no_process_of_another_package(tmp_path: Path) -> None:
+    idle = tmp_path / "python"
+    idle.write_text("#!/bin/sh\nexec sleep 60\n")
+    idle.chmod(0o755)
+    with subprocess.Popen(
+        [sys.executable, "-c", ASKS_FOR_EVER, str(idle)], stdout=subprocess.PIPE, text=True
+    ) as command:
+        assert command.stdout is not None
+        worker = int(command.stdout.readline())
+        os.kill(worker, 0)
+        command.terminate()
+        assert command.wait(timeout=30) == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
 
 
 def cpu_seconds(*args: str) -> float:

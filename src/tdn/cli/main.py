@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -97,8 +98,14 @@ def _main(
     """Train, evaluate and run machine-learning interatomic potentials."""
 
 
+def _terminate(number: int, _: object) -> None:
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Entry point: what a user can act on, full disks included, is one line on standard error and exit code 2."""
+    # An exception like that of Ctrl-C, so that temporary files and processes of other packages do not outlive this one.
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except TDNError as error:
