@@ -29,6 +29,7 @@ from tdn.data.reading import FrameSet, read_frames
 from tdn.errors import TDNError
 from tdn.evaluation.evaluate import evaluate
 from tdn.evaluation.metrics import ErrorTable
+from tdn.report.model import describe_machine
 from tdn.reproduce.entries import data_folder, write_frames
 from tdn.training.logs import Reporter
 
@@ -51,13 +52,15 @@ VARIANTS = {
     "one-radial-weight": "weight_per_degree=false",
     "shared-linear": "shared_linear=true",
     "all-paths": "parity=all",
-    **{name: f"form={name}" for name in forms.FORMS if name != "fitted-factors"},
+    **{name: f"form={name}" for name in forms.FORMS if name not in ("fitted-factors", "hidden-vectors")},
+    "hidden-vectors": "lmax=3 form=hidden-vectors",
     "fitted-factors": "form=fitted-factors parity=all",
     "zbl": "zbl=true",
     "cutoff-4": "r_max=4",
     "cutoff-6": "r_max=6",
     "bessel-4": "num_radial_basis=4",
     "bessel-16": "num_radial_basis=16",
+    "radial-linear": "radial_hidden=[]",
     "radial-16": "radial_hidden=[16]",
     "radial-128": "radial_hidden=[128,128]",
     "no-knots": "radial_knots=null",
@@ -195,7 +198,8 @@ def run_all(
                 raise SystemExit(f"{path} has {name} as {found['overrides']!r}: name another --json.")
             continue
         settings = [f"seed={seed}", *conditions["base"].split(), *overrides.split()]
-        measured = {"variant": name, "overrides": overrides, "seed": seed} | run(parts, settings, conditions["steps"])
+        measured = {"variant": name, "overrides": overrides, "seed": seed, "machine": describe_machine()}
+        measured |= run(parts, settings, conditions["steps"])
         # Read again: another process may have added its own in the meantime.
         runs = {**load_runs(path, conditions), key: measured}
         good = {k: v for k, v in runs.items() if "failed" not in v}

@@ -17,7 +17,7 @@ import tdn.models.potential as potential
 import tdn.models.tdn as network
 import tdn.nn.tensor_product as products
 from tdn.cp.tables import FactorTable, load_table
-from tdn.models.tdn import TDN, Gate, Interaction, TDNConfig
+from tdn.models.tdn import TDN, Edges, Gate, Interaction, TDNConfig
 from tdn.nn.norm import DegreeNorm
 from tdn.nn.radial import MLP
 
@@ -51,6 +51,48 @@ class DeepGate(Gate):
     def __init__(self, lmax: int, lmax_out: int, num_channels: int) -> None:
         super().__init__(lmax, lmax_out, num_channels)
         self.mlp = MLP([(lmax + 1) * num_channels, num_channels, num_channels, (lmax_out + 2) * num_channels])
+
+
+class VectorGate(Gate):
+    """Hands on scalars and vectors only, whatever the degree of filters and messages, as MACE does by default."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate and forget the higher degrees."""
+        gated = super().forward(x)
+        return torch.cat([gated[:4], torch.zeros_like(gated[4:])])
+
+
+class Attention(Interaction):
+    """Weights every neighbour by a function of the scalars of both atoms, from the second layer on."""
+
+    def __init__(self, config: TDNConfig, lmax_in: int, lmax_out: int, num_elements: int) -> None:
+        super().__init__(config, lmax_in, lmax_out, num_elements)
+        self.query = nn.Parameter(torch.randn(config.num_channels, config.num_channels)) if lmax_in else None
+
+    def forward(self, x: Tensor, edges: Edges, filters: Tensor | None, species: Tensor) -> Tensor:
+        """New features from neighbours that count between nothing and twice as much as without."""
+        if self.query is not None:
+            asked = (x[0] @ self.query)[edges.index.receivers] * x[0][edges.index.senders]
+            weight = 2.0 * torch.sigmoid(asked.sum(-1, keepdim=True) / x.shape[2])
+            edges = edges._replace(basis=edges.basis * weight)
+        return super().forward(x, edges, filters, species)
+
+
+class ElementPairs(Interaction):
+    """Weights messages by the receiver's element before channels are mixed: with the sender's, a weight a pair."""
+
+    def __init__(self, config: TDNConfig, lmax_in: int, lmax_out: int, num_elements: int) -> None:
+        super().__init__(config, lmax_in, lmax_out, num_elements)
+        self.receiver = nn.Parameter(torch.randn(num_elements, config.num_channels))
+
+    def forward(self, x: Tensor, edges: Edges, filters: Tensor | None, species: Tensor) -> Tensor:
+        """New features."""
+        scale = self.message_scale
+        self.message_scale = scale * self.receiver[species]
+        try:
+            return super().forward(x, edges, filters, species)
+        finally:
+            self.message_scale = scale
 
 
 class TwoGates(Interaction):
@@ -135,6 +177,9 @@ FORMS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "no-gate": (network, "Gate", NoGate),
     "gate-scalars": (network, "Gate", ScalarGate),
     "gate-deep": (network, "Gate", DeepGate),
+    "hidden-vectors": (network, "Gate", VectorGate),
+    "element-pairs": (network, "Interaction", ElementPairs),
+    "attention": (network, "Interaction", Attention),
     "two-gates": (network, "Interaction", TwoGates),
     "no-residual": (network, "Interaction", NoResidual),
     "identity-residual": (network, "Interaction", Identity),
