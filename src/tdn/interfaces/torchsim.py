@@ -45,7 +45,7 @@ class TDNTorchSimModel(ModelInterface):
         dtype: Precision of states and results: what TorchSim calls the model's dtype.
         network_dtype: Precision of the network; None keeps that of a potential, or of a model file.
         skin: How much further than the cutoff the neighbour lists reach, Å.
-        compile: Run compiled code; the first call takes up to a minute.
+        compile: Run compiled code; the first call takes a minute or two.
         memory_scales_with: How TorchSim's autobatchers estimate memory; by default edges where TorchSim counts them,
             else atoms times density. Molecules without a cell have no density: use `n_atoms`.
 

@@ -150,8 +150,8 @@ class TrainingConfig(StrictConfig):
         final_fraction: How much of the run that last part is.
         forces_weight: Of the squared error of a force component.
         stress_weight: Of the squared error of a component of the virial per atom.
-        compile: Run compiled code, which takes up to a minute to make the first time; null does so for runs of at least
-            1000 steps, two minutes, or any number of epochs, where there is a compiler.
+        compile: Run compiled code, which takes one to three minutes to make the first time; null does so for runs of at
+            least 1000 steps, two minutes, or any number of epochs, where there is a compiler.
         validate_every: Steps between validations, or `epoch`; null gives it about a twentieth of the time.
         patience: Validations without improvement after which to stop; null for never.
         checkpoint_interval: Seconds between checkpoints.
