@@ -103,6 +103,20 @@ def test_seeds_are_averaged_with_their_spread(output: Path, tmp_path: Path) -> N
     assert row["forces"].startswith("20±14 /")
 
 
+def test_machines_are_not_averaged_over(output: Path, tmp_path: Path) -> None:
+    _, result = result_of(output)
+    for name in ("AMD EPYC", "Intel(R) Xeon(R) Processor"):
+        path = tmp_path / "organics" / "tdn" / name / "result.json"
+        path.parent.mkdir(parents=True)
+        machine = f"Linux x86_64, 2 CPU cores, {name}, 1 PyTorch threads"
+        path.write_text(json.dumps({**result, "machine": machine}))
+    (table,) = tables("shipped", gather(tmp_path))
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows[-2:]]
+    assert [(row["machine"], row["seeds"]) for row in rows] == [("AMD EPYC", "1"), ("Intel Xeon", "1")]
+    one = gather(tmp_path)["organics"][:1]
+    assert "machine" not in tables("shipped", {"organics": one})[0].columns
+
+
 def test_published_numbers_stand_above_ours(output: Path, tmp_path: Path) -> None:
     _, result = result_of(output)
     errors = result["blocks"]["new molecules"]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tdn.reproduce.summary import Group
 
 WARM = ("#7f0000", "#d62728", "#ff7f0e", "#e6b400", "#8c564b", "#e377c2")
+LINES = ("-", "--", ":", "-.")  # of the machines
 COLD = ("#1f77b4", "#2ca02c", "#9467bd", "#17becf", "#7f7f7f", "#111111")
 
 
@@ -48,15 +49,19 @@ def _colours(names: Sequence[str]) -> dict[str, str]:
 
 def _curves(axis: Any, groups: Sequence[Group], colours: Mapping[str, str]) -> None:
     named: set[str] = set()
+    machines = sorted({group.machine for group in groups})
     for group in sorted(groups, key=lambda group: not group.contender.startswith("tdn")):
         for result in group.results:
             points = [(row["elapsed_s"] / 60, row["forces_mae"]) for row in result["curve"] if "forces_mae" in row]
-            label = None if group.contender in named else group.contender
-            named.add(group.contender)
+            name = group.contender if len(machines) == 1 else f"{group.contender}, {group.machine}"
+            label = None if name in named else name
+            named.add(name)
+            style = LINES[machines.index(group.machine) % len(LINES)]
             marker = "." if len(points) < 40 else ""
-            axis.plot(*zip(*points, strict=True), color=colours[group.contender], lw=1.2, marker=marker, label=label)
+            colour = colours[group.contender]
+            axis.plot(*zip(*points, strict=True), style, color=colour, lw=1.2, marker=marker, label=label)
             # Where the learning rate has annealed: runs are compared by their ends.
-            axis.plot(*zip(*points[-1:], strict=True), "o", color=colours[group.contender], ms=5)
+            axis.plot(*zip(*points[-1:], strict=True), "o", color=colour, ms=5)
     axis.set(xlabel="training, min", ylabel="force MAE, meV/Å")
     _logarithmic(axis)
     axis.legend(fontsize=8, frameon=False)
@@ -65,13 +70,13 @@ def _curves(axis: Any, groups: Sequence[Group], colours: Mapping[str, str]) -> N
 def _front(axis: Any, entry: Entry, groups: Sequence[Group], colours: Mapping[str, str]) -> None:
     """Test errors of the first block: down and left is better; lines join what nothing beats in the same time."""
     name, block = next(iter(entry.blocks.items()))
-    reached: dict[float, list[tuple[float, float]]] = {}
+    reached: dict[tuple[float, str], list[tuple[float, float]]] = {}
     for group in groups:
         errors = group.errors(name, "forces", entry.measure)
         if not errors:
             continue
         x, y = group.mean("inference_ms"), fmean(errors)
-        reached.setdefault(group.seconds, []).append((x, y))
+        reached.setdefault((group.seconds, group.machine), []).append((x, y))
         spread = [[y - min(errors)], [max(errors) - y]]
         axis.errorbar([x], [y], yerr=spread, fmt="o", ms=6, color=colours[group.contender], capsize=2)
         axis.annotate(clock(group.seconds), (x, y), textcoords="offset points", xytext=(6, 3), fontsize=7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +17,10 @@ from tdn.reproduce.figure import clock, draw
 from tdn.reproduce.suites import SUITES, Entry
 
 UNITS = {"energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
+# What runs must share, besides contender, time and machine, to differ in their seeds only.
+OTHERS = ("threads", "dtype", "device")
 # ms: energy and forces of one structure.
-COLUMNS = ("model", "weights", "time", "seeds", "energy", "forces", "stress", "ms")
+COLUMNS = ("model", "weights", "time", "machine", "seeds", "energy", "forces", "stress", "ms")
 
 
 class Table(NamedTuple):
@@ -29,7 +32,7 @@ class Table(NamedTuple):
         is_first: Whether it is the first test of the entry.
         unit: Of the energies.
         title: With frames, measures and units.
-        columns: Of `COLUMNS`, those that are not empty.
+        columns: Of `COLUMNS`, those that are not empty; the machine where there are several.
         rows: Published ones, then ours and those of peers.
     """
 
@@ -49,11 +52,13 @@ class Group:
     Attributes:
         contender: Who.
         seconds: Time of the training.
+        machine: Processor, and accelerator if there is one: what the same time is worth depends on it.
         results: Contents of their `result.json`.
     """
 
     contender: str
     seconds: float
+    machine: str
     results: tuple[Mapping[str, Any], ...]
 
     def mean(self, name: str) -> float:
@@ -76,12 +81,22 @@ def group(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Group]]:
     """Groups of every entry, shortest training first."""
     found: dict[str, dict[tuple[Any, ...], list[Mapping[str, Any]]]] = {}
     for result in results:
-        key = tuple(result[name] for name in ("contender", "budget_s", "threads", "dtype", "device"))
+        key = result["contender"], result["budget_s"], short_machine(result["machine"]), *map(result.get, OTHERS)
         found.setdefault(result["entry"], {}).setdefault(key, []).append(result)
     return {
-        entry: sorted((Group(key[0], key[1], tuple(own)) for key, own in groups.items()), key=lambda g: g.seconds)
+        entry: sorted(
+            (Group(who, seconds, machine, tuple(own)) for (who, seconds, machine, *_), own in groups.items()),
+            key=lambda group: (group.seconds, group.machine),
+        )
         for entry, groups in found.items()
     }
+
+
+def short_machine(description: str) -> str:
+    """Processor and accelerator of what `tdn.report.model.describe_machine` says."""
+    system, _, *parts = description.split(", ")
+    kept = [part for part in parts if not part.endswith("PyTorch threads")]
+    return ", ".join(re.sub(r"\((R|TM)\)| Processor| CPU", "", part) for part in kept) or system
 
 
 def tables(suite: str, groups: Mapping[str, Sequence[Group]]) -> list[Table]:
@@ -103,9 +118,11 @@ def _table(entry: Entry, name: str, groups: Sequence[Group]) -> Table:
     rows = []
     for row in block.published:
         errors = [_published(value, entry.measure) for value in (row.energy, row.forces)]
-        rows.append([f"{row.model} ({row.note or 'paper'})", "", "", "", *errors, "", ""])
+        rows.append([f"{row.model} ({row.note or 'paper'})", "", "", "", "", *errors, "", ""])
+    several = len({group.machine for group in groups}) > 1
     for group in groups:
-        numbers = [f"{group.mean('parameters') / 1000:.0f}k", clock(group.seconds), str(len(group.results))]
+        machine = group.machine if several else ""
+        numbers = [f"{group.mean('parameters') / 1000:.0f}k", clock(group.seconds), machine, str(len(group.results))]
         errors = [_cell(group, name, quantity) for quantity in (entry.energy, "forces", "stress")]
         rows.append([group.contender, *numbers, *errors, short(group.mean("inference_ms"), 2)])
     kept = [k for k in range(len(COLUMNS)) if any(row[k] for row in rows)]
