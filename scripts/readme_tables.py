@@ -62,7 +62,7 @@ def ranks() -> str:
 
 
 def accuracy() -> str:
-    """Errors on every test of `tdn reproduce SUITE`, contenders side by side, beside MACE's published ones."""
+    """Errors on every test of `tdn reproduce SUITE`, contenders of one machine side by side; MACE's published ones."""
     contents = _suites()
     found = {name: groups for content in contents for name, groups in _groups(content).items()}
     present = {own.contender for groups in found.values() for own in groups}
@@ -70,12 +70,14 @@ def accuracy() -> str:
     rows = []
     for (suite, name), groups in found.items():
         entry = SUITES[suite].entry(name)
-        for block, seconds in itertools.product(entry.blocks, sorted({own.seconds for own in groups})):
-            cells = {own.contender: _errors(own, entry, block) for own in groups if own.seconds == seconds}
+        conditions = sorted({(own.seconds, own.machine) for own in groups})
+        for block, (seconds, machine) in itertools.product(entry.blocks, conditions):
+            side_by_side = (own for own in groups if (own.seconds, own.machine) == (seconds, machine))
+            cells = {own.contender: _errors(own, entry, block) for own in side_by_side}
             if any(cells.values()):
                 test = f"{suite} {name}, {block} ({UNITS[entry.energy]}, {entry.measure.upper()})"
                 measured = (cells.get(contender, "") for contender in contenders)
-                rows.append((test, clock(seconds), *measured, _mace(entry, block)))
+                rows.append((test, f"{clock(seconds)}, {machine}", *measured, _mace(entry, block)))
     return markdown(("data, test", "training", *contenders, "MACE (paper)"), rows)
 
 
@@ -167,9 +169,8 @@ def _preset_cells(data: str, entry: Entry, own: Group) -> tuple[str, ...]:
     errors = []
     for quantity in (entry.energy, "forces"):
         errors.append(f"{_mean_and_deviation(own.errors(block, quantity, 'mae'))} {UNITS[quantity]}")
-    machine = "" if own.results[0]["device"] == "cpu" else f" on {own.results[0]['device']}"
     pace, inference = (short(own.mean(key), 2) for key in ("ms_per_step", "inference_ms"))
-    return data, clock(own.seconds) + machine, pace, *errors, inference
+    return data, f"{clock(own.seconds)}, {own.machine}", pace, *errors, inference
 
 
 def _is_made_with(config: RunConfig, result: Mapping[str, Any]) -> bool:
@@ -387,6 +388,10 @@ def ablation() -> str:
 def _ablation(content: dict[str, Any]) -> str:
     runs, summary = list(content["runs"].values()), content["summary"]
     base = summary.get("base")
+    paces: dict[str, list[float]] = {}
+    for run in runs:
+        if run["variant"] == "base":
+            paces.setdefault(run["machine"], []).append(run["cpu_ms_per_step"])
     rows = []
     for name in dict.fromkeys(run["variant"] for run in runs):
         own = [run for run in runs if run["variant"] == name]
@@ -400,13 +405,15 @@ def _ablation(content: dict[str, Any]) -> str:
         found, parameters = summary[name], f"{good[0]['parameters'] / 1000:.0f}k"
         errors = (_over_seeds(found[f"{key}_mae"]) for key in ("train_forces", "valid_forces", "valid_energy"))
         ratio = found["valid_forces_mae"][0] / base["valid_forces_mae"][0] - 1.0 if base and name != "base" else None
-        pace = short(found["cpu_ms_per_step"][0]) if "cpu_ms_per_step" in found else ""
-        rows.append((change, parameters, pace, *errors, "" if ratio is None else f"{ratio:+.0%}"))
+        # A step of the base on the same machine is the measure.
+        times = [run["cpu_ms_per_step"] / fmean(paces[run["machine"]]) for run in good if run["machine"] in paces]
+        time = f"{fmean(times):.1f} ×" if times else ""
+        rows.append((change, parameters, time, *errors, "" if ratio is None else f"{ratio:+.0%}"))
     names = ("molecule", "train_frames", "valid_frames", "steps")
     title = "{}: {} frames to train on, {} others, {} steps, seeds ".format(*(content[name] for name in names))
     title += ", ".join(map(str, sorted({run["seed"] for run in runs}))) + " where an error has a ±, else 0"
     title += f", all with `{content['base']}`" if content["base"] else ""
-    header = ("change", "parameters", "ms", "training F", "other F", "other E", "F against base")
+    header = ("change", "parameters", "time", "training F", "other F", "other E", "F against base")
     return f"{title}; MAE, meV/Å and meV\n\n{markdown(header, rows)}"
 
 
