@@ -27,8 +27,9 @@ $(DEVELOPED): $(INSTALLED)
 demo: $(INSTALLED)
 	$(BIN)/tdn demo --output demo-output
 
+# A file of tests stays in one process, which makes what its tests share. Of OpenMP's threads each process has one.
 test: docs
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 docs: $(DEVELOPED)
 	$(BIN)/mkdocs build --strict
