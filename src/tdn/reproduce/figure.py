@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 WARM = ("#7f0000", "#d62728", "#ff7f0e", "#e6b400", "#8c564b", "#e377c2")
 LINES = ("-", "--", ":", "-.")  # of the machines
+MARKERS = "osD^"  # of the machines
 COLD = ("#1f77b4", "#2ca02c", "#9467bd", "#17becf", "#7f7f7f", "#111111")
 
 
@@ -71,6 +72,8 @@ def _front(axis: Any, entry: Entry, groups: Sequence[Group], colours: Mapping[st
     """Test errors of the first block: down and left is better; lines join what nothing beats in the same time."""
     name, block = next(iter(entry.blocks.items()))
     reached: dict[tuple[float, str], list[tuple[float, float]]] = {}
+    machines = sorted({group.machine for group in groups})
+    markers = {machine: MARKERS[k % len(MARKERS)] for k, machine in enumerate(machines)}
     for group in groups:
         errors = group.errors(name, "forces", entry.measure)
         if not errors:
@@ -78,7 +81,8 @@ def _front(axis: Any, entry: Entry, groups: Sequence[Group], colours: Mapping[st
         x, y = group.mean("inference_ms"), fmean(errors)
         reached.setdefault((group.seconds, group.machine), []).append((x, y))
         spread = [[y - min(errors)], [max(errors) - y]]
-        axis.errorbar([x], [y], yerr=spread, fmt="o", ms=6, color=colours[group.contender], capsize=2)
+        marker = markers[group.machine]
+        axis.errorbar([x], [y], yerr=spread, fmt=marker, ms=6, color=colours[group.contender], capsize=2)
         axis.annotate(clock(group.seconds), (x, y), textcoords="offset points", xytext=(6, 3), fontsize=7)
     for points in reached.values():
         axis.plot(*zip(*pareto_front(points), strict=True), color="0.75", lw=0.8, zorder=0)
@@ -90,6 +94,10 @@ def _front(axis: Any, entry: Entry, groups: Sequence[Group], colours: Mapping[st
             f"{best.model}, published", (1, best.forces), xycoords=("axes fraction", "data"), fontsize=7, color="0.4",
             ha="right", va="bottom",
         )  # fmt: skip
+    if len(machines) > 1:  # the same network takes different times on them
+        for machine, marker in markers.items():
+            axis.plot([], [], marker, color="0.5", label=machine)
+        axis.legend(fontsize=7, frameon=False)
     axis.set(xlabel="energy and forces of one structure, ms", ylabel=f"force {entry.measure.upper()}, meV/Å")
     axis.margins(x=0.2, y=0.15)
     _logarithmic(axis)
