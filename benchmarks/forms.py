@@ -17,7 +17,8 @@ import tdn.models.potential as potential
 import tdn.models.tdn as network
 import tdn.nn.tensor_product as products
 from tdn.cp.tables import FactorTable, load_table
-from tdn.models.tdn import TDN, Edges, Gate, Interaction, TDNConfig
+from tdn.models.tdn import TDN, Edges, Gate, Interaction, NodeProducts, TDNConfig
+from tdn.nn.linear import DegreeLinear
 from tdn.nn.norm import DegreeNorm
 from tdn.nn.radial import MLP
 
@@ -93,6 +94,61 @@ class ElementPairs(Interaction):
             return super().forward(x, edges, filters, species)
         finally:
             self.message_scale = scale
+
+
+class ElementLinear(DegreeLinear):
+    """A matrix for every element of the receiving atom; `species` is set before every use."""
+
+    def __init__(self, lmax: int, channels: int, num_elements: int) -> None:
+        super().__init__(lmax, channels, channels)
+        self.weight = nn.Parameter(torch.randn(num_elements, lmax + 1, channels, channels))
+        self.species: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[d, N, U]` to `[d, N, U]`."""
+        assert self.species is not None
+        scaled = self.weight * x.shape[2] ** -0.5
+        result = torch.zeros_like(x)
+        for k, weight in enumerate(scaled):
+            chosen = (self.species == k).to(x.dtype)[:, None]
+            result = result + torch.bmm(x * chosen, network.expand_degrees(weight))
+        return result
+
+
+class ElementMaps(Interaction):
+    """Mixes the channels of messages and of the residual by matrices of the receiver's element, as MACE does."""
+
+    def __init__(self, config: TDNConfig, lmax_in: int, lmax_out: int, num_elements: int) -> None:
+        super().__init__(config, lmax_in, lmax_out, num_elements)
+        self.linear_message: nn.Module = ElementLinear(config.lmax, config.num_channels, num_elements)
+        if lmax_in:
+            self.linear_skip: nn.Module | None = ElementLinear(config.lmax, config.num_channels, num_elements)
+
+    def forward(self, x: Tensor, edges: Edges, filters: Tensor | None, species: Tensor) -> Tensor:
+        """New features."""
+        for module in (self.linear_message, self.linear_skip):
+            if module is not None:
+                module.species = species
+        return super().forward(x, edges, filters, species)
+
+
+class MixedProducts(NodeProducts):
+    """Mixes the channels of every power before the next product, and adds up powers through matrices of their own."""
+
+    def __init__(self, config: TDNConfig, num_elements: int) -> None:
+        super().__init__(config, num_elements)
+        size = config.lmax, config.num_channels, config.num_channels
+        self.mix = nn.ModuleList(DegreeLinear(*size) for _ in self.products)
+        self.out = nn.ModuleList(DegreeLinear(*size) for _ in self.products)
+
+    def forward(self, message: Tensor, species: Tensor) -> Tensor:
+        """Polynomial of `message [d, N, U]`, of the same shape."""
+        weight = [network.expand_degrees(power) for power in network.gather(self.weight, species).permute(1, 2, 0, 3)]
+        power, result = message, weight[0] * message
+        for k, (product, mix, out) in enumerate(zip(self.products, self.mix, self.out, strict=True), start=1):
+            power = product(mix(power), message)
+            result = result + out(weight[k] * power) * 0.5**k
+        return result
 
 
 class TwoGates(Interaction):
@@ -180,6 +236,8 @@ FORMS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "hidden-vectors": (network, "Gate", VectorGate),
     "element-pairs": (network, "Interaction", ElementPairs),
     "attention": (network, "Interaction", Attention),
+    "element-maps": (network, "Interaction", ElementMaps),
+    "mixed-products": (network, "NodeProducts", MixedProducts),
     "two-gates": (network, "Interaction", TwoGates),
     "no-residual": (network, "Interaction", NoResidual),
     "identity-residual": (network, "Interaction", Identity),
