@@ -16,6 +16,7 @@ from tdn.reproduce.suites import SUITES, Block, Entry, Part
 
 COUNTS = {
     ("rmd17", "ethanol"): {"train": 950, "valid": 50, "test": 1000},
+    ("rmd17-50", "ethanol"): {"train": 50, "valid": 50, "test": 1000},
     ("acac", "300K"): {"train": 450, "valid": 50, "300K": 650, "H transfer": 15},
     # 31 frames of the first block are training frames too.
     ("3bpa", "300K"): {"train": 450, "valid": 50, "mixed 300K": 136, "mixed 600K": 167, "mixed 1200K": 166},
@@ -45,6 +46,15 @@ def test_rmd17_has_its_ten_molecules_with_published_numbers() -> None:
     assert len(entries) == 10
     for entry in entries.values():
         assert [row.model for row in entry.blocks["test"].published][:4] == ["MACE", "Allegro", "BOTNet", "NequIP"]
+
+
+def test_more_frames_have_smaller_published_errors() -> None:
+    few, many = (SUITES[name].entries for name in ("rmd17-50", "rmd17"))
+    assert few.keys() == many.keys()
+    for name, entry in few.items():
+        published = {row.model: row.forces for row in many[name].blocks["test"].published}
+        for row in entry.blocks["test"].published:
+            assert row.forces > published[row.model]
 
 
 def test_no_molecule_of_the_shipped_set_is_trained_and_tested() -> None:
