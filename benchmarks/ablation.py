@@ -188,8 +188,12 @@ def run_all(
     jobs: Sequence[tuple[str, str, int]], parts: Mapping[str, FrameSet], conditions: Mapping[str, Any], path: Path
 ) -> None:
     """Train every (name, overrides, seed) that the file does not hold yet, and write the file after each."""
-    command = "python benchmarks/ablation.py --molecule {molecule} --frames {train_frames} --valid {valid_frames} "
-    command = (command + '--steps {steps} --base "{base}" --seeds SEED').format(**conditions)
+    own_file = Path(conditions["file"]).stem == conditions["molecule"]
+    frames = f"--file {conditions['file']}" if own_file else f"--molecule {conditions['molecule']}"
+    command = (
+        "python benchmarks/ablation.py {} --frames {train_frames} --valid {valid_frames} --steps {steps} "
+        '--base "{base}" --seeds SEED'
+    ).format(frames, **conditions)
     for name, overrides, seed in jobs:
         key = f"{name} seed {seed}"
         found = load_runs(path, conditions).get(key)

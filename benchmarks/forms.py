@@ -118,18 +118,32 @@ class ElementLinear(DegreeLinear):
 class ElementMaps(Interaction):
     """Mixes the channels of messages and of the residual by matrices of the receiver's element, as MACE does."""
 
+    mapped = ("linear_message", "linear_skip")
+
     def __init__(self, config: TDNConfig, lmax_in: int, lmax_out: int, num_elements: int) -> None:
         super().__init__(config, lmax_in, lmax_out, num_elements)
-        self.linear_message: nn.Module = ElementLinear(config.lmax, config.num_channels, num_elements)
-        if lmax_in:
-            self.linear_skip: nn.Module | None = ElementLinear(config.lmax, config.num_channels, num_elements)
+        for name in self.mapped:
+            if getattr(self, name) is not None:
+                setattr(self, name, ElementLinear(config.lmax, config.num_channels, num_elements))
 
     def forward(self, x: Tensor, edges: Edges, filters: Tensor | None, species: Tensor) -> Tensor:
         """New features."""
-        for module in (self.linear_message, self.linear_skip):
-            if module is not None:
+        for module in self.children():
+            if isinstance(module, ElementLinear):
                 module.species = species
         return super().forward(x, edges, filters, species)
+
+
+class ElementMessages(ElementMaps):
+    """Of the messages only."""
+
+    mapped = ("linear_message",)
+
+
+class ElementSkips(ElementMaps):
+    """Of the residual only."""
+
+    mapped = ("linear_skip",)
 
 
 class MixedProducts(NodeProducts):
@@ -237,6 +251,8 @@ FORMS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "element-pairs": (network, "Interaction", ElementPairs),
     "attention": (network, "Interaction", Attention),
     "element-maps": (network, "Interaction", ElementMaps),
+    "element-messages": (network, "Interaction", ElementMessages),
+    "element-skips": (network, "Interaction", ElementSkips),
     "mixed-products": (network, "NodeProducts", MixedProducts),
     "two-gates": (network, "Interaction", TwoGates),
     "no-residual": (network, "Interaction", NoResidual),

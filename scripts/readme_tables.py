@@ -62,7 +62,10 @@ def ranks() -> str:
 
 
 def accuracy() -> str:
-    """Errors on every test of `tdn reproduce SUITE`, contenders of one machine side by side; MACE's published ones."""
+    """Errors on every test of `tdn reproduce SUITE`, contenders of one machine side by side; MACE's published ones.
+
+    Presets as they are: those with changes are in the tables of `suites`.
+    """
     contents = _suites()
     found = {name: groups for content in contents for name, groups in _groups(content).items()}
     present = {own.contender for groups in found.values() for own in groups}
@@ -85,7 +88,8 @@ OURS = [f"tdn-{name}" for name in PRESETS]
 
 
 def _groups(content: Mapping[str, Any]) -> dict[tuple[str, str], list[Group]]:
-    return {(content["suite"], entry): groups for entry, groups in group(content["results"]).items()}
+    plain = [result for result in content["results"] if not result["changes"]]
+    return {(content["suite"], entry): groups for entry, groups in group(plain).items()}
 
 
 def _errors(own: Group, entry: Entry, block: str) -> str:
@@ -410,8 +414,9 @@ def _ablation(content: dict[str, Any]) -> str:
         time = f"{fmean(times):.1f} ×" if times else ""
         rows.append((change, parameters, time, *errors, "" if ratio is None else f"{ratio:+.0%}"))
     names = ("molecule", "train_frames", "valid_frames", "steps")
-    title = "{}: {} frames to train on, {} others, {} steps, seeds ".format(*(content[name] for name in names))
-    title += ", ".join(map(str, sorted({run["seed"] for run in runs}))) + " where an error has a ±, else 0"
+    title = "{}: {} frames to train on, {} others, {} steps, ".format(*(content[name] for name in names))
+    seeds = [str(seed) for seed in sorted({run["seed"] for run in runs})]
+    title += f"seeds {', '.join(seeds)} where an error has a ±, else 0" if len(seeds) > 1 else f"seed {seeds[0]}"
     title += f", all with `{content['base']}`" if content["base"] else ""
     header = ("change", "parameters", "time", "training F", "other F", "other E", "F against base")
     return f"{title}; MAE, meV/Å and meV\n\n{markdown(header, rows)}"

@@ -65,7 +65,7 @@ def _curves(axis: Any, groups: Sequence[Group], colours: Mapping[str, str]) -> N
             axis.plot(*zip(*points[-1:], strict=True), "o", color=colour, ms=5)
     axis.set(xlabel="training, min", ylabel="force MAE, meV/Å")
     _logarithmic(axis)
-    axis.legend(fontsize=8, frameon=False)
+    axis.legend(fontsize=7, framealpha=0.7, edgecolor="none")
 
 
 def _front(axis: Any, entry: Entry, groups: Sequence[Group], colours: Mapping[str, str]) -> None:
