@@ -133,8 +133,8 @@ from tdn.cli import main as command
 
 def app():
     worker = Worker(sys.argv[1], 1)
-    print(worker._process.pid, flush=True)
     try:
+        print(worker._process.pid, flush=True)
         worker.ask(60.0)
     finally:
         worker.close()
