@@ -416,7 +416,8 @@ def _ablation(content: dict[str, Any]) -> str:
     names = ("molecule", "train_frames", "valid_frames", "steps")
     title = "{}: {} frames to train on, {} others, {} steps, ".format(*(content[name] for name in names))
     seeds = [str(seed) for seed in sorted({run["seed"] for run in runs})]
-    title += f"seeds {', '.join(seeds)} where an error has a ±, else 0" if len(seeds) > 1 else f"seed {seeds[0]}"
+    several = f"seeds {', '.join(seeds)} where an error has a ±, else one of them"
+    title += several if len(seeds) > 1 else f"seed {seeds[0]}"
     title += f", all with `{content['base']}`" if content["base"] else ""
     header = ("change", "parameters", "time", "training F", "other F", "other E", "F against base")
     return f"{title}; MAE, meV/Å and meV\n\n{markdown(header, rows)}"
