@@ -127,7 +127,6 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 
 ASKS_FOR_EVER = """
 import sys
-import time
 from tdn.bench.rounds import Worker
 from tdn.cli import main as command
 
