@@ -133,22 +133,6 @@ _RMD17 = {
     "toluene": ((0.5, 1.5), (0.4, 1.8), (0.3, 1.9), (0.3, 1.6), (1.1, 6.5), (4.0, 17.8)),
     "uracil": ((0.5, 2.1), (0.6, 1.8), (0.4, 3.2), (0.4, 3.1), (1.1, 6.6), (3.0, 17.6)),
 }
-
-
-def _rmd17(molecule: str) -> Entry:
-    published = (Published(model, *pair) for model, pair in zip(_RMD17_MODELS, _RMD17[molecule], strict=True))
-    return Entry(
-        molecule,
-        Part((f"rmd17_{molecule}_train_01.npz",)),
-        50,
-        {"test": Block(Part((f"rmd17_{molecule}_test_01.npz",)), published=tuple(published))},
-    )
-
-
-def _rows(models: tuple[str, ...], *pairs: tuple[float | None, float | None]) -> tuple[Published, ...]:
-    return tuple(Published(model, *pair) for model, pair in zip(models, pairs, strict=True))
-
-
 _RMD17_50_MODELS = ("ACE", "NequIP", "MACE")
 _RMD17_50 = {
     "aspirin": ((26.2, 63.8), (19.5, 52.0), (17.0, 43.9)),
@@ -164,11 +148,15 @@ _RMD17_50 = {
 }
 
 
-def _rmd17_50(molecule: str) -> Entry:
+def _rows(models: tuple[str, ...], *pairs: tuple[float | None, float | None]) -> tuple[Published, ...]:
+    return tuple(Published(model, *pair) for model, pair in zip(models, pairs, strict=True))
+
+
+def _rmd17(molecule: str, published: tuple[Published, ...], train: int | None = None) -> Entry:
+    """All frames of the training file, or the first `train` of them and as many others for validation."""
     files = (f"rmd17_{molecule}_train_01.npz",)
-    published = _rows(_RMD17_50_MODELS, *_RMD17_50[molecule])
     test = Block(Part((f"rmd17_{molecule}_test_01.npz",)), published=published)
-    return Entry(molecule, Part(files, 0, 50), Part(files, 50, 100), {"test": test})
+    return Entry(molecule, Part(files, 0, train), Part(files, train, 2 * train) if train else 50, {"test": test})
 
 
 _ACAC_MODELS = ("BOTNet", "NequIP", "MACE")
@@ -297,12 +285,14 @@ _SHIPPED = Entry(
 SUITES: Mapping[str, Suite] = {
     "rmd17": _suite(
         "rMD17, split 01: ten molecules at 500 K (PBE), 950 training and 50 validation frames",
-        RMD17_SOURCE, ("rmd17", "rmd17-npz"), *(_rmd17(molecule) for molecule in _RMD17),
+        RMD17_SOURCE, ("rmd17", "rmd17-npz"),
+        *(_rmd17(name, _rows(_RMD17_MODELS, *pairs)) for name, pairs in _RMD17.items()),
         notes=("published numbers: 2206.07697, Table 2, trained for hours on a GPU",),
     ),
     "rmd17-50": _suite(
         "rMD17, split 01, few data: 50 training frames",
-        RMD17_SOURCE, ("rmd17", "rmd17-npz"), *(_rmd17_50(molecule) for molecule in _RMD17_50),
+        RMD17_SOURCE, ("rmd17", "rmd17-npz"),
+        *(_rmd17(name, _rows(_RMD17_50_MODELS, *pairs), 50) for name, pairs in _RMD17_50.items()),
         notes=(
             "the first 50 frames of split 01; 50 others choose the weights that are tested",
             "published numbers: 2206.07697, Table 2, with 50 frames that are not published, trained on a GPU",
