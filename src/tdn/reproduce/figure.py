@@ -28,7 +28,7 @@ def draw(suite: str, groups: Mapping[str, Sequence[Group]], path: Path) -> None:
 
     shown = {entry: own for entry, own in groups.items() if own}
     with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, axes = plt.subplots(len(shown), 2, figsize=(10, 3.6 * len(shown)), squeeze=False)
+        figure, axes = plt.subplots(len(shown), 2, figsize=(12, 3.6 * len(shown)), squeeze=False)
         for (name, own), (left, right) in zip(shown.items(), axes, strict=True):
             colours = _colours([group.contender for group in own])
             _curves(left, own, colours)
@@ -65,7 +65,7 @@ def _curves(axis: Any, groups: Sequence[Group], colours: Mapping[str, str]) -> N
             axis.plot(*zip(*points[-1:], strict=True), "o", color=colour, ms=5)
     axis.set(xlabel="training, min", ylabel="force MAE, meV/Å")
     _logarithmic(axis)
-    axis.legend(fontsize=7, framealpha=0.7, edgecolor="none")
+    axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _front(axis: Any, entry: Entry, groups: Sequence[Group], colours: Mapping[str, str]) -> None:
