@@ -75,10 +75,10 @@ VARIANTS = {
     "huber-0.01": "huber_delta=0.01",
     "huber-1": "huber_delta=1",
     "energy-1": "energy_weight=1",
+    "energy-10": "energy_weight=10",
     "energy-100": "energy_weight=100",
     "stage-two-100": "energy_weight_final=100",
     "stage-two-1000": "energy_weight_final=1000",
-    "stage-two-from-1": "energy_weight=1 energy_weight_final=100",
     # the optimiser
     "adamw": "optimizer=adamw",
     "adamw-lr-0.03": "optimizer=adamw lr=0.03",

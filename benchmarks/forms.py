@@ -18,7 +18,7 @@ import tdn.models.tdn as network
 import tdn.nn.tensor_product as products
 from tdn.cp.tables import FactorTable, load_table
 from tdn.models.tdn import TDN, Edges, Gate, Interaction, NodeProducts, TDNConfig
-from tdn.nn.linear import DegreeLinear
+from tdn.nn.linear import DegreeLinear, ElementCopies
 from tdn.nn.norm import DegreeNorm
 from tdn.nn.radial import MLP
 
@@ -118,13 +118,14 @@ class ElementLinear(DegreeLinear):
 class ElementMaps(Interaction):
     """Mixes the channels of messages and of the residual by matrices of the receiver's element, as MACE does."""
 
-    mapped = ("linear_message", "linear_skip")
+    mapped = ("message", "skip")
 
     def __init__(self, config: TDNConfig, lmax_in: int, lmax_out: int, num_elements: int) -> None:
         super().__init__(config, lmax_in, lmax_out, num_elements)
         for name in self.mapped:
-            if getattr(self, name) is not None:
-                setattr(self, name, ElementLinear(config.lmax, config.num_channels, num_elements))
+            if getattr(self, f"linear_{name}") is not None:
+                setattr(self, f"linear_{name}", ElementLinear(config.lmax, config.num_channels, num_elements))
+                setattr(self, f"{name}_copies", ElementCopies(num_elements, 1, config.num_channels))
 
     def forward(self, x: Tensor, edges: Edges, filters: Tensor | None, species: Tensor) -> Tensor:
         """New features."""
@@ -137,13 +138,13 @@ class ElementMaps(Interaction):
 class ElementMessages(ElementMaps):
     """Of the messages only."""
 
-    mapped = ("linear_message",)
+    mapped = ("message",)
 
 
 class ElementSkips(ElementMaps):
     """Of the residual only."""
 
-    mapped = ("linear_skip",)
+    mapped = ("skip",)
 
 
 class MixedProducts(NodeProducts):
@@ -188,6 +189,7 @@ class Identity(Interaction):
     def __init__(self, config: TDNConfig, lmax_in: int, lmax_out: int, num_elements: int) -> None:
         super().__init__(config, lmax_in, lmax_out, num_elements)
         self.linear_skip: nn.Module | None = nn.Identity() if lmax_in else None
+        self.skip_copies = ElementCopies(num_elements, 1, config.num_channels)
 
 
 class Normalised(Interaction):

@@ -23,7 +23,7 @@ from tdn.cli.check import app
 from tdn.errors import DataError
 from tdn.graph import AtomGraph, Prediction
 
-CONFIG = TDNConfig(num_channels=8, num_layers=2, r_max=4.0, radial_hidden=(16,))
+CONFIG = TDNConfig(num_channels=8, num_layers=2, r_max=4.0, radial_hidden=(16,), element_matrices=2)
 REFERENCES = {1: -13.6, 6: -1029.0, 8: -2042.0}
 Network = Callable[..., Tensor]
 

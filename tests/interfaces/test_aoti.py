@@ -29,7 +29,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "aoti_without_tdn.py"
 
 def make_potential() -> Potential:
     torch.manual_seed(0)
-    config = TDNConfig(lmax=1, num_channels=4, r_max=4.0, radial_hidden=(8,))
+    config = TDNConfig(lmax=1, num_channels=4, r_max=4.0, radial_hidden=(8,), element_matrices=2)
     return Potential(config, {1: -13.6, 6: -1029.0, 8: -2042.0}, shifts={6: -2.0}).eval()
 
 

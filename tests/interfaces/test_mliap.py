@@ -63,7 +63,7 @@ def expected(potential: Potential, atoms: Atoms) -> Atoms:
 @pytest.mark.parametrize("make", [box, slab, two_clusters, lambda: Atoms("O"), lambda: bulk("C", "sc", a=2.0)])
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_ranks_give_what_ase_gives(make, ranks: int) -> None:
-    potential = make_potential(num_layers=3, zbl=True)
+    potential = make_potential(num_layers=3, zbl=True, element_matrices=2)
     atoms = expected(potential, make())
     model = MLIAPPotential(potential)
     energy, forces, stress, energies = run_on_ranks([model] * ranks, Structure.from_ase(atoms))

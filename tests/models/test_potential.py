@@ -30,7 +30,10 @@ def graph(r_max: float = 4.0) -> AtomGraph:
     return collate([AtomGraph.from_structure(structure, r_max) for structure in structures])
 
 
-@pytest.mark.parametrize("changes", [{}, {"lmax": 3}, {"parity": "all"}, {"product_order": 1}, {"shared_linear": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"lmax": 3}, {"parity": "all"}, {"product_order": 1}, {"shared_linear": True}, {"element_matrices": 2}],
+)
 def test_exact_twin_is_the_same_function_of_the_same_state(changes: dict[str, object]) -> None:
     cp, exact = make_potential(**changes), make_potential(seed=1, products="exact", **changes)
     exact.load_state_dict(cp.state_dict(), strict=True)

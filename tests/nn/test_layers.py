@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tdn.cp.couplings import random_rotations, representation_matrix
 from tdn.nn.harmonics import degrees, spherical_harmonics
-from tdn.nn.linear import DegreeLinear
+from tdn.nn.linear import DegreeLinear, ElementCopies
 from tdn.nn.radial import MLP, BesselBasis, RadialTable, UniformSpline, polynomial_envelope
 from tdn.nn.tensor_product import CPConvolution, CPProduct
 
@@ -119,6 +119,21 @@ def test_degree_linear_mixes_channels_and_nothing_else(shared: bool) -> None:
         weight = linear.weight[0 if shared else degree] / 3**0.5
         torch.testing.assert_close(result[component], x[component] @ weight)
     assert linear.weight.shape[0] == (1 if shared else 3)
+
+
+def test_a_linear_map_of_copies_has_a_matrix_for_every_element() -> None:
+    copies, linear = ElementCopies(3, 2, 4), DegreeLinear(2, 8, 4)
+    x, species = torch.randn(9, 5, 4), torch.tensor([2, 0, 1, 0, 2])
+    assert copies.weight is not None
+    torch.nn.init.normal_(copies.weight)
+    result = linear(copies(x, species))
+    weight, matrices = copies.weight.view(3, 2, 4), linear.weight.view(3, 2, 4, 4)
+    of_element = torch.einsum("zbi,lbij->zlij", weight, matrices) * 8**-0.5
+    for atom, z in enumerate(species.tolist()):
+        for component, degree in enumerate(degrees(2)):
+            expected = x[component, atom] @ of_element[z, degree]
+            torch.testing.assert_close(result[component, atom], expected, atol=1e-13, rtol=0)
+    assert ElementCopies(3, 1, 4)(x, species) is x
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

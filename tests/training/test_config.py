@@ -122,6 +122,16 @@ def test_keys_of_other_architectures_are_refused(overrides: list[str], expected:
         load_config(None, [*MINIMAL, *overrides])
 
 
+def test_energies_weigh_more_at_the_end_unless_their_weight_is_given():
+    default, given = TrainingConfig(), TrainingConfig(energy_weight=3.0)
+    assert default.energy_weight_final is not None
+    assert default.energy_weight_final > default.energy_weight
+    assert (given.energy_weight, given.energy_weight_final) == (3.0, None)
+    both = TrainingConfig(energy_weight=3.0, energy_weight_final=5.0)
+    for config in (default, given, both):
+        assert TrainingConfig(**config.model_dump()) == config
+
+
 def test_written_configuration_reads_back_equal_and_differences_are_named(tmp_path):
     config = load_config(None, [*MINIMAL, "max_time=2m", "model.num_channels=8"])
     path = tmp_path / "config.yaml"

@@ -221,6 +221,16 @@ def test_isolated_atoms_give_references_and_the_mean_binding_goes_into_shifts(cl
     assert (model.shift * model.scale).mean().item() == pytest.approx(-2.0, abs=0.8)
 
 
+def test_elements_get_matrices_of_their_own_as_far_as_there_are_several(clusters: Path, tmp_path: Path):
+    asked = run_content(clusters, tmp_path / "asked")
+    asked["model"]["element_matrices"] = 3
+    configs = [
+        load_model(train(config).model_path).config
+        for config in (run_config(clusters, tmp_path / "run"), RunConfig.parse(asked))
+    ]
+    assert [config.element_matrices for config in configs] == [2, 3]
+
+
 def test_data_without_forces_can_be_learnt_from_if_asked_for(tmp_path: Path):
     frames = morse_clusters(24)
     for atoms in frames:

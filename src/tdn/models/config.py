@@ -7,6 +7,9 @@ from typing import Any, ClassVar, Self
 
 from tdn.config import StrictConfig
 
+# As many as were measured (docs/concepts/ablation.md), and a cost that does not grow with the periodic table.
+FEW = 3
+
 
 class ModelConfig(StrictConfig):
     """Base of the configurations of networks.
@@ -26,7 +29,7 @@ class ModelConfig(StrictConfig):
     r_max: float
 
     STATISTICS: ClassVar[Mapping[str, str]] = {}
-    """Fields that training sets from its data unless they are given -> `mean_neighbors` or `mean_atoms`."""
+    """Fields that training sets from its data unless given -> `mean_neighbors`, `mean_atoms` or `few_elements`."""
     TRAINING: ClassVar[Mapping[str, Any]] = {}
     """Defaults of `TrainingConfig` that do not suit this architecture -> its own."""
 
@@ -75,12 +78,17 @@ class ModelConfig(StrictConfig):
         """Fields that training sets: those of `STATISTICS` that were not given."""
         return frozenset(self.STATISTICS) - self.model_fields_set
 
-    def with_statistics(self, mean_neighbors: float, mean_atoms: float) -> Self:
+    def with_statistics(self, mean_neighbors: float, mean_atoms: float, num_elements: int) -> Self:
         """The configuration with the fields that are left to the data set from them.
 
         Args:
             mean_neighbors: Neighbours of an atom on average.
             mean_atoms: Atoms of a structure on average.
+            num_elements: Elements that the network knows; `few_elements` are as many, up to `FEW`.
         """
-        values = {"mean_neighbors": max(mean_neighbors, 1.0), "mean_atoms": max(mean_atoms, 1.0)}
+        values = {
+            "mean_neighbors": max(mean_neighbors, 1.0),
+            "mean_atoms": max(mean_atoms, 1.0),
+            "few_elements": min(num_elements, FEW),
+        }
         return self.model_copy(update={name: values[self.STATISTICS[name]] for name in self.left_to_data})

@@ -19,7 +19,7 @@ from tdn.models.config import ModelConfig
 from tdn.nn.constants import Constants
 from tdn.nn.harmonics import expand_degrees, spherical_harmonics
 from tdn.nn.kernels import EdgeIndex, gather
-from tdn.nn.linear import DegreeLinear
+from tdn.nn.linear import DegreeLinear, ElementCopies
 from tdn.nn.radial import MLP, BesselBasis, RadialTable, UniformSpline
 from tdn.nn.tensor_product import CPConvolution, CPProduct
 
@@ -43,6 +43,8 @@ class TDNConfig(ModelConfig):
         parity: `natural` keeps mirror symmetry, O(3); `all` adds the odd paths, SO(3) only.
         weight_per_degree: Radial weights for every filter degree, instead of one for all.
         shared_linear: One channel matrix for all degrees, as in the paper, instead of one a degree.
+        element_matrices: Matrices of which every element makes its own, which mixes the channels of messages and
+            residuals; 1 has all elements share one. Training takes as many as there are elements, 3 at most.
         products: `cp` for factors, `exact` for the dense twin (same parameters, same function, slower).
         zbl: Add the ZBL repulsion of nuclei closer than a bond, so that simulations do not fall into holes there.
     """
@@ -61,10 +63,14 @@ class TDNConfig(ModelConfig):
     parity: Literal["natural", "all"] = "natural"
     weight_per_degree: bool = True
     shared_linear: bool = False
+    element_matrices: int = Field(default=1, ge=1)
     products: Literal["cp", "exact"] = "cp"
     zbl: bool = False
 
-    STATISTICS: ClassVar[Mapping[str, str]] = {"avg_num_neighbors": "mean_neighbors"}
+    STATISTICS: ClassVar[Mapping[str, str]] = {
+        "avg_num_neighbors": "mean_neighbors",
+        "element_matrices": "few_elements",
+    }
 
     @property
     def repulsive(self) -> bool:
@@ -211,11 +217,14 @@ class Interaction(Constants):
             lmax_in, lmax, lmax, config.parity, config.products == "exact", weight_per_degree=config.weight_per_degree
         )
         self.radial = MLP([config.num_radial_basis, *config.radial_hidden, self.convolution.num_weights * channels])
-        self.linear_message = DegreeLinear(lmax, channels, channels, config.shared_linear)
+        copies = config.element_matrices
+        self.message_copies = ElementCopies(num_elements, copies, channels)
+        self.linear_message = DegreeLinear(lmax, copies * channels, channels, config.shared_linear)
         self.products = NodeProducts(config, num_elements)
         self.linear_out = DegreeLinear(lmax, channels, channels, config.shared_linear)
         # The first layer's input does not vanish for an atom without neighbours, so it has no residual.
-        self.linear_skip = DegreeLinear(lmax, channels, channels, config.shared_linear) if lmax_in else None
+        self.skip_copies = ElementCopies(num_elements, copies if lmax_in else 1, channels)
+        self.linear_skip = DegreeLinear(lmax, copies * channels, channels, config.shared_linear) if lmax_in else None
         self.gate = Gate(lmax, lmax_out, channels)
 
     def forward(self, x: Tensor, edges: Edges, filters: Tensor | None, species: Tensor) -> Tensor:
@@ -231,10 +240,10 @@ class Interaction(Constants):
             summed = self.convolution(self.linear_in(x), edges.harmonics, radial.weights(), *ends)
         else:
             summed = self.convolution.sum_messages(self.linear_in(x), filters, radial, edges.index)
-        message = saturate(self.linear_message(summed[:, :local] * self.message_scale))
+        message = saturate(self.linear_message(self.message_copies(summed[:, :local] * self.message_scale, species)))
         update = self.linear_out(self.products(message, species))
         if self.linear_skip is not None:
-            update = update + self.linear_skip(x[:, :local])
+            update = update + self.linear_skip(self.skip_copies(x[:, :local], species))
         return self.gate(update)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tdn.nn.harmonics import expand_degrees
+from tdn.nn.kernels import gather
 
 
 class DegreeLinear(nn.Module):
@@ -31,3 +32,31 @@ class DegreeLinear(nn.Module):
         if self.shared:
             return x @ weight[0]
         return torch.bmm(x, expand_degrees(weight))
+
+
+class ElementCopies(nn.Module):
+    """Several copies of every channel, each weighted by the atom's element.
+
+    A linear map of them has a matrix for every element, `W_Z = sum_b diag(weight[Z, b]) W_b`. MACE has one of its own
+    for each (2206.07697, eq. 11); here elements share a few, so that the cost does not grow with their number.
+
+    Args:
+        num_elements: Elements that have their own weights.
+        num_copies: Copies; a single one is the channels as they are.
+        num_channels: Channels, U.
+    """
+
+    def __init__(self, num_elements: int, num_copies: int, num_channels: int) -> None:
+        super().__init__()
+        self.num_copies = num_copies
+        self.weight = None
+        if num_copies > 1:
+            # Every element starts with one of the matrices alone.
+            own = torch.eye(num_copies)[torch.arange(num_elements) % num_copies]
+            self.weight = nn.Parameter(num_copies**0.5 * own.repeat_interleave(num_channels, dim=1))
+
+    def forward(self, x: Tensor, species: Tensor) -> Tensor:
+        """Map `x [d, N, U]` of atoms of the elements `species [N]` to `[d, N, num_copies * U]`."""
+        if self.weight is None:
+            return x
+        return x.repeat(1, 1, self.num_copies) * gather(self.weight, species)

@@ -17,7 +17,7 @@ from tdn.models.potential import Potential
 from tdn.training.optimisation import Plateau
 
 FORMAT = "tdn-checkpoint"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 _SCALARS = (
     *("step", "epoch", "batch", "elapsed", "lr"),

@@ -145,8 +145,8 @@ class TrainingConfig(StrictConfig):
         select_by: What the best validation is: that of the least `loss`, or of the least mean absolute error of the
             `energy` (per atom or structure, as `energy_per`).
         energy_weight: Of the squared error of the energy per atom.
-        energy_weight_final: The same in the last part of the run, MACE's "stage two"; null leaves it. Validations are
-            judged by the final weights all along.
+        energy_weight_final: The same in the last part of the run, MACE's "stage two"; null leaves it, and is what
+            stands where `energy_weight` alone is given. Validations are judged by the final weights all along.
         final_fraction: How much of the run that last part is.
         forces_weight: Of the squared error of a force component.
         stress_weight: Of the squared error of a component of the virial per atom.
@@ -182,8 +182,8 @@ class TrainingConfig(StrictConfig):
     huber_delta: float = Field(default=0.1, gt=0)
     energy_per: Literal["atom", "structure"] = "atom"
     select_by: Literal["loss", "energy"] = "loss"
-    energy_weight: float = Field(default=10.0, ge=0)
-    energy_weight_final: float | None = Field(default=None, ge=0)
+    energy_weight: float = Field(default=1.0, ge=0)
+    energy_weight_final: float | None = Field(default=10.0, ge=0)
     final_fraction: float = Field(default=0.25, gt=0, le=1)
     forces_weight: float = Field(default=1.0, ge=0)
     stress_weight: float = Field(default=1.0, ge=0)
@@ -200,6 +200,14 @@ class TrainingConfig(StrictConfig):
         if self.compile is not None:
             return self.compile
         return (self.max_steps or 1000) >= 1000 and (self.max_time or 120.0) >= 120.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_energy_weight(cls, content: Any) -> Any:
+        """A weight of energies that is given alone holds to the end."""
+        if isinstance(content, dict) and "energy_weight" in content:
+            return {"energy_weight_final": None, **content}
+        return content
 
     @model_validator(mode="before")
     @classmethod

@@ -106,7 +106,7 @@ def prepare(config: RunConfig, say: Callable[[str], None], warn: Callable[[str],
     if errors:
         raise DataError("The data cannot be trained on: " + "; ".join(errors))
     dataset = make_graphs(frames["train"], config.model)
-    model = config.model.with_statistics(dataset.mean_neighbors, dataset.mean_atoms)
+    model = config.model.with_statistics(dataset.mean_neighbors, dataset.mean_atoms, len(references.energies))
     scale = config.data.output_scale or _scale(train, references, model) if start is None else start.scale
     shifts = binding_shifts(train, references) if start is None and config.data.binding_energies else {}
     say(f"{dataset.mean_neighbors:.1f} neighbours an atom within {model.r_max:g} Å; output scale {scale:.3f} eV")
