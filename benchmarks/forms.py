@@ -1,4 +1,4 @@
-"""Forms of the network that are no options of it: what it would be without a part, or with another one.
+"""Forms of the network, and of its optimiser, that are no options: without a part, or with another one.
 
 `ablation.py` trains them as `form=NAME`. A form takes the place of a class of `tdn.models.tdn` as long as a run takes.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import tdn.models.potential as potential
 import tdn.models.tdn as network
 import tdn.nn.tensor_product as products
+import tdn.training.muon as muon
 from tdn.cp.tables import FactorTable, load_table
 from tdn.models.tdn import TDN, Edges, Gate, Interaction, NodeProducts, TDNConfig
 from tdn.nn.linear import DegreeLinear, ElementCopies
@@ -245,7 +246,7 @@ def fitted_table(lmax_in1: int, lmax_in2: int, lmax_out: int, *rest: Any) -> Fac
     return load_table(lmax_in1, lmax_in2, lmax_out, *rest)
 
 
-FORMS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
+FORMS: dict[str, tuple[Any, str, Any]] = {
     "no-gate": (network, "Gate", NoGate),
     "gate-scalars": (network, "Gate", ScalarGate),
     "gate-deep": (network, "Gate", DeepGate),
@@ -264,6 +265,13 @@ FORMS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "readouts-linear": (potential, "TDN", LinearReadouts),
     "readout-last": (potential, "TDN", LastReadout),
     "fitted-factors": (products, "load_table", fitted_table),
+    "muon-published": (muon, "COEFFICIENTS", ((3.4445, -4.7750, 2.0315),) * 5),
+    "muon-three": (
+        muon,
+        "COEFFICIENTS",
+        ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526)),
+    ),
+    "muon-two": (muon, "COEFFICIENTS", ((6.7525, -18.3513, 13.2636), (2.5379, -1.8747, 0.4413))),
 }
 """Name -> module, name in it, what stands there instead."""
 
