@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Self
 
 from tdn.config import StrictConfig
 
-# As many as were measured (docs/concepts/ablation.md), and a cost that does not grow with the periodic table.
-FEW = 3
+# H, C, N and O each have one of their own; beyond that the cost does not grow with the periodic table.
+FEW = 4
 
 
 class ModelConfig(StrictConfig):

@@ -44,7 +44,7 @@ class TDNConfig(ModelConfig):
         weight_per_degree: Radial weights for every filter degree, instead of one for all.
         shared_linear: One channel matrix for all degrees, as in the paper, instead of one a degree.
         element_matrices: Matrices of which every element makes its own, which mixes the channels of messages and
-            residuals; 1 has all elements share one. Training takes as many as there are elements, 3 at most.
+            residuals; 1 has all elements share one. Training takes as many as there are elements, 4 at most.
         products: `cp` for factors, `exact` for the dense twin (same parameters, same function, slower).
         zbl: Add the ZBL repulsion of nuclei closer than a bond, so that simulations do not fall into holes there.
     """
