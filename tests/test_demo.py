@@ -14,7 +14,7 @@ from tdn.evaluation.dynamics import rmsd
 from tdn.report.demo import DemoSettings, run_demo
 
 TINY = {"lmax": 1, "num_channels": 8, "num_layers": 1, "product_order": 2, "r_max": 3.0, "radial_hidden": [16]}
-TRAINING = {"max_time": None, "max_steps": 120, "validate_every": 60}
+TRAINING = {"max_time": None, "max_steps": 300, "validate_every": 60}
 
 
 @pytest.fixture(scope="module")
