@@ -142,9 +142,10 @@ def presets() -> str:
     rows = []
     for name in PRESETS:
         config = RunConfig.parse({"preset": name, "data": {"train": "a.xyz"}, "output": "run"})
-        model = config.model
+        elements: dict[int, float] = dict.fromkeys((1, 6, 8), 0.0)
+        model = config.model.with_statistics(mean_neighbors=8.0, mean_atoms=9.0, num_elements=len(elements))
         assert isinstance(model, TDNConfig)
-        size = sum(p.numel() for p in build_potential(model, dict.fromkeys((1, 6, 8), 0.0), 1.0, {}).parameters())
+        size = sum(p.numel() for p in build_potential(model, elements, 1.0, {}).parameters())
         shape = (f"`{name}`", model.lmax, model.num_channels, model.num_layers, f"{size / 1000:.0f}k")
         found = [
             _preset_cells(data, entry, own)

@@ -17,7 +17,7 @@ from torch import Tensor
 UPDATE_RMS = 0.2
 MOMENTUM = 0.95
 # Of odd quintics in turn, each the nearest to one where the last has left the singular values (2505.16932, §3): from
-# 0.003 on they end between 0.8 and 1.2. `benchmarks/forms.py` has fewer of them, and the one that Muon was published with.
+# 0.003 on they end between 0.8 and 1.2. `benchmarks/forms.py` has fewer, and the one that Muon was published with.
 COEFFICIENTS = (
     (8.3837, -24.7662, 18.3573),
     (4.0434, -3.0114, 0.5695),
