@@ -16,12 +16,16 @@ from torch import Tensor, nn
 import tdn.models.potential as potential
 import tdn.models.tdn as network
 import tdn.nn.tensor_product as products
+import tdn.training.loop as loop
 import tdn.training.muon as muon
+import tdn.training.optimisation as optimisation
 from tdn.cp.tables import FactorTable, load_table
 from tdn.models.tdn import TDN, Edges, Gate, Interaction, NodeProducts, TDNConfig
+from tdn.nn.harmonics import degrees, spherical_harmonics
 from tdn.nn.linear import DegreeLinear, ElementCopies
 from tdn.nn.norm import DegreeNorm
-from tdn.nn.radial import MLP
+from tdn.nn.radial import MLP, BesselBasis, RadialTable
+from tdn.training.config import TrainingConfig
 
 
 class NoGate(Gate):
@@ -55,6 +59,15 @@ class DeepGate(Gate):
         self.mlp = MLP([(lmax + 1) * num_channels, num_channels, num_channels, (lmax_out + 2) * num_channels])
 
 
+class WideGate(Gate):
+    """Gates by a network whose hidden layer is as wide as what goes in."""
+
+    def __init__(self, lmax: int, lmax_out: int, num_channels: int) -> None:
+        super().__init__(lmax, lmax_out, num_channels)
+        width = (lmax + 1) * num_channels
+        self.mlp = MLP([width, width, (lmax_out + 2) * num_channels])
+
+
 class VectorGate(Gate):
     """Hands on scalars and vectors only, whatever the degree of filters and messages, as MACE does by default."""
 
@@ -78,6 +91,31 @@ class Attention(Interaction):
             weight = 2.0 * torch.sigmoid(asked.sum(-1, keepdim=True) / x.shape[2])
             edges = edges._replace(basis=edges.basis * weight)
         return super().forward(x, edges, filters, species)
+
+
+class WideMessages(Interaction):
+    """Twice as many channels between the matrices before and behind the convolution."""
+
+    def __init__(self, config: TDNConfig, lmax_in: int, lmax_out: int, num_elements: int) -> None:
+        super().__init__(config, lmax_in, lmax_out, num_elements)
+        channels, copies = config.num_channels, config.element_matrices
+        self.wide = wide = 2 * channels
+        self.linear_in = DegreeLinear(lmax_in, channels, wide)
+        self.radial = MLP([config.num_radial_basis, *config.radial_hidden, self.convolution.num_weights * wide])
+        self.message_copies = ElementCopies(num_elements, copies, wide)
+        self.linear_message = DegreeLinear(config.lmax, copies * wide, channels)
+
+    def forward(self, x: Tensor, edges: Edges, filters: Tensor | None, species: Tensor) -> Tensor:
+        """As the layer does, with a table for the wider messages."""
+        assert filters is not None
+        table = self.radial(edges.inputs).unflatten(-1, (-1, self.wide))
+        radial = RadialTable(edges.basis, table, edges.knot)
+        summed = self.convolution.sum_messages(self.linear_in(x), filters, radial, edges.index)
+        message = self.linear_message(self.message_copies(summed * self.message_scale, species))
+        update = self.linear_out(self.products(network.saturate(message), species))
+        if self.linear_skip is not None:
+            update = update + self.linear_skip(self.skip_copies(x, species))
+        return self.gate(update)
 
 
 class ElementPairs(Interaction):
@@ -239,6 +277,51 @@ def unsaturated(x: Tensor) -> Tensor:
     return x
 
 
+class DampedBessel(BesselBasis):
+    """Bessel functions that are the smaller the faster they vary, `1/k`: radial functions start smooth."""
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Values as the basis has them on the average, `[E, num_basis]`."""
+        share = self.wave_numbers.reciprocal()
+        return super().forward(distance) * (share / share.square().mean().sqrt())
+
+
+def damped_harmonics(directions: Tensor, lmax: int) -> Tensor:
+    """Harmonics of which all degrees have the norm one, instead of `sqrt(2 l + 1)`."""
+    degree = degrees(lmax).to(directions)
+    return spherical_harmonics(directions, lmax) * (2.0 * degree + 1.0).rsqrt()[:, None]
+
+
+class EvenProducts(NodeProducts):
+    """Powers that all start at the same weight."""
+
+    def __init__(self, config: TDNConfig, num_elements: int) -> None:
+        super().__init__(config, num_elements)
+        with torch.no_grad():
+            for k in range(1, config.product_order):
+                self.weight[:, k] *= 2.0**k
+
+
+class SlowAdam(muon.Muon):
+    """A quarter of the rate for what Muon does not take."""
+
+    def step(self, closure: None = None) -> None:
+        """Set the rates of these groups, as the loop has set them for all."""
+        for group in self.param_groups:
+            group["lr"] *= 1.0 if group["orthogonal"] else 0.25
+        super().step(closure)
+
+
+def linear_rate(config: TrainingConfig, step: int, fraction: float, *rest: float) -> float:
+    """A learning rate that falls linearly to nothing."""
+    return config.lr * min(1.0, (step + 1) / config.warmup_steps) * (1.0 - fraction)
+
+
+def late_rate(config: TrainingConfig, step: int, fraction: float, *rest: float) -> float:
+    """A learning rate that is constant in the first half and falls linearly in the second."""
+    return config.lr * min(1.0, (step + 1) / config.warmup_steps) * min(1.0, 2.0 * (1.0 - fraction))
+
+
 def fitted_table(lmax_in1: int, lmax_in2: int, lmax_out: int, *rest: Any) -> FactorTable:
     """The factors of the paper's rank, which are not exact, where there are any; take `parity=all` with them."""
     if lmax_in1 == lmax_in2 == lmax_out:
@@ -250,6 +333,8 @@ FORMS: dict[str, tuple[Any, str, Any]] = {
     "no-gate": (network, "Gate", NoGate),
     "gate-scalars": (network, "Gate", ScalarGate),
     "gate-deep": (network, "Gate", DeepGate),
+    "gate-wide": (network, "Gate", WideGate),
+    "wide-messages": (network, "Interaction", WideMessages),
     "hidden-vectors": (network, "Gate", VectorGate),
     "element-pairs": (network, "Interaction", ElementPairs),
     "attention": (network, "Interaction", Attention),
@@ -265,6 +350,12 @@ FORMS: dict[str, tuple[Any, str, Any]] = {
     "readouts-linear": (potential, "TDN", LinearReadouts),
     "readout-last": (potential, "TDN", LastReadout),
     "fitted-factors": (products, "load_table", fitted_table),
+    "damped-degrees": (network, "spherical_harmonics", damped_harmonics),
+    "damped-radial": (network, "BesselBasis", DampedBessel),
+    "even-products": (network, "NodeProducts", EvenProducts),
+    "slow-adam": (optimisation, "Muon", SlowAdam),
+    "linear-rate": (loop, "learning_rate", linear_rate),
+    "late-rate": (loop, "learning_rate", late_rate),
     "muon-published": (muon, "COEFFICIENTS", ((3.4445, -4.7750, 2.0315),) * 5),
     "muon-three": (
         muon,

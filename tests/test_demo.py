@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import tdn.report.demo as demo_module
 from tdn.cli.demo import app
 from tdn.datasets import organics_path
+from tdn.errors import DataError, TDNError
 from tdn.evaluation.dynamics import rmsd
 from tdn.report.demo import DemoSettings, run_demo
 
@@ -78,6 +79,17 @@ def test_errors_are_of_unseen_molecules_and_training_helps(result):
     assert forces is not None
     assert forces.relative_rmse_percent is not None
     assert forces.relative_rmse_percent < 100.0
+
+
+def test_a_training_too_short_to_move_molecules_with_says_so(tmp_path, monkeypatch):
+    def collapse(*_):
+        raise DataError("Atoms 1 and 2 are 0.05 Å apart.")
+
+    monkeypatch.setattr(demo_module, "relax_molecules", collapse)
+    settings = DemoSettings(threads=1, model=TINY, training={**TRAINING, "max_steps": 3})
+    with pytest.raises(TDNError, match=r"0\.05 Å(.|\n)*--max-time"):
+        run_demo(tmp_path, settings)
+    assert (tmp_path / "run" / "model.tdn").exists()
 
 
 def test_numbers_have_stable_names(result):

@@ -15,6 +15,7 @@ from tdn.calculator import TDNCalculator
 from tdn.checks import CheckResult, run_checks
 from tdn.data.reading import FrameSet, read_frames
 from tdn.datasets import organics_path
+from tdn.errors import DataError, TDNError
 from tdn.evaluation import Evaluation, evaluate, write_predictions
 from tdn.evaluation.dynamics import Relaxation, Trajectory, relax, run_nve
 from tdn.files import atomic_write
@@ -119,7 +120,7 @@ def run_demo(folder: Path, settings: DemoSettings | None = None, progress: Repor
         progress: Hears what happens.
 
     Raises:
-        TDNError: If something cannot be used as it is set.
+        TDNError: If something cannot be used as it is set, or the training was too short for molecules to hold.
     """
     settings, run = settings or DemoSettings(), folder / "run"
     seconds: dict[str, float] = {}
@@ -131,11 +132,11 @@ def run_demo(folder: Path, settings: DemoSettings | None = None, progress: Repor
     with stage("evaluation on molecules that it has not seen"):
         evaluation = evaluate(potential, test.structures)
         write_predictions(folder / "predictions.extxyz", evaluation)
-    with stage("relaxation of these molecules"):
+    with stage("relaxation of these molecules"), _enough_training(settings, run):
         relaxations = relax_molecules(test, calculator, settings.seed)
         _write_relaxed(folder / "relaxed.extxyz", relaxations)
     first = relaxations[0]
-    with stage(f"molecular dynamics of {MOLECULE}"):
+    with stage(f"molecular dynamics of {MOLECULE}"), _enough_training(settings, run):
         steps = max(round(1000 * settings.picoseconds / settings.timestep_fs), 10)
         trajectory = run_nve(
             first.atoms, calculator, timestep_fs=settings.timestep_fs, steps=steps, seed=settings.seed, name=MOLECULE,
@@ -229,6 +230,18 @@ def _stage(name: str, seconds: dict[str, float], say: Callable[[str], None]) -> 
     start = time.perf_counter()
     yield
     seconds[name] = time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def _enough_training(settings: DemoSettings, run: Path) -> Iterator[None]:
+    """Atoms fall into one another where the network has learnt too little: say so."""
+    try:
+        yield
+    except DataError as error:
+        raise TDNError(
+            f"{error}\nAfter a training of {settings.max_time} the network is not good enough to move molecules with. "
+            f"The model and its report are in {run}; give the training more time (--max-time)."
+        ) from error
 
 
 def _write_relaxed(path: Path, relaxations: tuple[Relaxation, ...]) -> None:
