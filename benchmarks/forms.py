@@ -24,7 +24,7 @@ from tdn.models.tdn import TDN, Edges, Gate, Interaction, NodeProducts, TDNConfi
 from tdn.nn.harmonics import degrees, spherical_harmonics
 from tdn.nn.linear import DegreeLinear, ElementCopies
 from tdn.nn.norm import DegreeNorm
-from tdn.nn.radial import MLP, BesselBasis, RadialTable
+from tdn.nn.radial import MLP, BesselBasis
 from tdn.training.config import TrainingConfig
 
 
@@ -99,23 +99,11 @@ class WideMessages(Interaction):
     def __init__(self, config: TDNConfig, lmax_in: int, lmax_out: int, num_elements: int) -> None:
         super().__init__(config, lmax_in, lmax_out, num_elements)
         channels, copies = config.num_channels, config.element_matrices
-        self.wide = wide = 2 * channels
+        wide = 2 * channels
         self.linear_in = DegreeLinear(lmax_in, channels, wide)
         self.radial = MLP([config.num_radial_basis, *config.radial_hidden, self.convolution.num_weights * wide])
         self.message_copies = ElementCopies(num_elements, copies, wide)
         self.linear_message = DegreeLinear(config.lmax, copies * wide, channels)
-
-    def forward(self, x: Tensor, edges: Edges, filters: Tensor | None, species: Tensor) -> Tensor:
-        """As the layer does, with a table for the wider messages."""
-        assert filters is not None
-        table = self.radial(edges.inputs).unflatten(-1, (-1, self.wide))
-        radial = RadialTable(edges.basis, table, edges.knot)
-        summed = self.convolution.sum_messages(self.linear_in(x), filters, radial, edges.index)
-        message = self.linear_message(self.message_copies(summed * self.message_scale, species))
-        update = self.linear_out(self.products(network.saturate(message), species))
-        if self.linear_skip is not None:
-            update = update + self.linear_skip(self.skip_copies(x, species))
-        return self.gate(update)
 
 
 class ElementPairs(Interaction):

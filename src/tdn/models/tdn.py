@@ -233,7 +233,7 @@ class Interaction(Constants):
         Where `species` holds the first atoms only, the others are ghosts and get no new features.
         """
         local = species.shape[0]
-        table = self.radial(edges.inputs).unflatten(-1, (-1, x.shape[2]))
+        table = self.radial(edges.inputs).unflatten(-1, (self.convolution.num_weights, -1))
         radial = RadialTable(edges.basis, table, edges.knot)
         if filters is None:
             ends = edges.index.senders, edges.index.receivers

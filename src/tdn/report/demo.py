@@ -240,7 +240,7 @@ def _enough_training(settings: DemoSettings, run: Path) -> Iterator[None]:
     except DataError as error:
         raise TDNError(
             f"{error}\nAfter a training of {settings.max_time} the network is not good enough to move molecules with. "
-            f"The model and its report are in {run}; give the training more time (--max-time)."
+            f"The model is in {run}; give the training more time (--max-time)."
         ) from error
 
 
